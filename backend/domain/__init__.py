@@ -1,0 +1,1 @@
+"""What the system is about: frozen records, the states of a job, and the counting of flips. No I/O."""
