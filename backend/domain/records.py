@@ -1,0 +1,58 @@
+"""The base of every record: frozen, strict about names, one canonical JSON and hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from backend.domain.errors import BadInput
+
+NAME_PATTERN = r"^[A-Za-z0-9._-]+$"
+
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=NAME_PATTERN)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+def _not_blank(value: str) -> str:
+    if not value.strip() or "\x00" in value:
+        raise ValueError("must not be blank")
+    return value
+
+
+Text = Annotated[str, Field(max_length=4096), AfterValidator(_not_blank)]
+
+
+class Record(BaseModel):
+    """An immutable fact. Unknown fields are errors, NaN and infinity are not numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def canonical_json(value: Any) -> str:
+    """The one text of a JSON value: sorted keys, no spaces, no NaN; equal values give equal text."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def content_hash(*parts: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON of `parts`: the key by content."""
+    return hashlib.sha256(canonical_json(list(parts)).encode()).hexdigest()
+
+
+def bad_input(error: ValidationError, prefix: str = "") -> BadInput:
+    """The first complaint of pydantic, as field, value and what would be right."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    field = ".".join(str(part) for part in (*([prefix] if prefix else []), *first["loc"])) or "input"
+    expected = first["msg"].removeprefix("Value error, ")
+    return BadInput(field, first.get("input"), expected[0].lower() + expected[1:] if expected else "not valid")
+
+
+def iso(moment: datetime | None) -> str | None:
+    """ISO 8601 in UTC with a Z, as every time we show."""
+    return None if moment is None else moment.isoformat().replace("+00:00", "Z")
