@@ -1,0 +1,76 @@
+"""Every setting of every process, read from the environment once (prefix ZOOGRAFT_). The only reader of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def default_data_dir() -> Path:
+    """The user's data directory, as each platform has it."""
+    home = Path.home()
+    if sys.platform == "darwin":
+        return home / "Library" / "Application Support" / "zoograft"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local")) / "zoograft"
+    return Path(os.environ.get("XDG_DATA_HOME", home / ".local" / "share")) / "zoograft"
+
+
+class Settings(BaseSettings):
+    """Frozen; made once at each door (CLI, API factory, supervisor) and passed on as an argument."""
+
+    model_config = SettingsConfigDict(env_prefix="ZOOGRAFT_", frozen=True, extra="ignore")
+
+    data_dir: Path = Field(default_factory=default_data_dir)
+    database_url: str | None = None
+    broker_url: str | None = None
+    artifacts_url: str | None = None
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=1, le=65_535)
+    token: SecretStr | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    data_roots: tuple[Path, ...] = ()
+
+    lease_s: float = Field(default=90.0, gt=0)
+    heartbeat_s: float = Field(default=15.0, gt=0)
+    reaper_guard_s: float = Field(default=180.0, ge=0)
+    reaper_s: float = Field(default=15.0, gt=0)
+    cancel_grace_s: float = Field(default=3.0, ge=0)
+    drain_s: float = Field(default=60.0, gt=0)
+    poll_s: float = Field(default=0.5, gt=0)
+    stall_s: float = Field(default=600.0, gt=0)
+    checkpoint_s: float = Field(default=60.0, ge=0)
+    checkpoint_steps: int = Field(default=1000, ge=1)
+    retry_base_s: float = Field(default=5.0, ge=0)
+    retry_max_s: float = Field(default=600.0, ge=0)
+    store_patience_s: float = Field(default=1800.0, ge=0)
+    min_free_bytes: int = Field(default=1_000_000_000, ge=0)
+
+    threads: int | None = Field(default=None, ge=1, le=1024)
+    max_image_pixels: int = Field(default=50_000_000, ge=1)
+    log_format: str = Field(default="text", pattern="^(text|json)$")
+    # Off-switches of single guards, for the tests that show what each guard is for. Comma-separated names.
+    disabled_guards: str = ""
+
+    @cached_property
+    def database(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir / 'zoograft.db'}"
+
+    @cached_property
+    def artifacts(self) -> str:
+        return self.artifacts_url or str(self.data_dir / "artifacts")
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the store is our own SQLite file, migrated and worked without being asked."""
+        return self.database_url is None or self.database_url.startswith("sqlite")
+
+    def guard(self, name: str) -> bool:
+        """Whether a guard is on; always, except in the tests that take it away."""
+        return name not in {part.strip() for part in self.disabled_guards.split(",")}
