@@ -1,0 +1,1 @@
+"""Where everything is kept. Only this package and Alembic know the tables."""
