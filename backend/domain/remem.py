@@ -1,0 +1,410 @@
+"""ReMem in records: how a teacher is prepared, measured and distilled (Dong et al., arXiv:2506.23041).
+
+rho ρ: radius of SAM; mlp_weight α: weight of the MLP branches (Eq. 2); R: reconstruction loss of the decoder (A.5);
+H_b: mean Bernoulli entropy of the pixels; e: expertness (Def. 5.3). Rates are fractions, entropies nats, bounds bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from backend.domain.errors import BadInput
+from backend.domain.records import Fraction, Name, Record, Seed, Text
+
+Metric = Literal["top1", "mean_per_class"]
+Setting = Literal["baseline", "sam", "reweight", "both"]
+SETTINGS: tuple[Setting, ...] = ("baseline", "sam", "reweight", "both")
+
+TEACHER_LR_GRID = (0.005, 0.01, 0.05, 0.1, 0.5)
+STOP_POINTS = (500, 700, 1_000, 3_000, 5_000, 7_000, 10_000)
+RHO_GRID = (0.5, 0.05, 0.005)
+MLP_WEIGHT_GRID = (0.8, 0.9)
+KD_LR_GRID = (0.05, 0.1, 0.5)
+DIST_LR_GRID = (0.5, 0.7, 1.0)
+TEMPERATURE_GRID = (1.0, 2.0, 4.0)
+KD_WEIGHT_GRID = (0.1, 0.5, 0.9)
+
+LearningRate = Annotated[float, Field(gt=0, le=1_000)]
+Steps = Annotated[int, Field(ge=1, le=10**8)]
+BatchSize = Annotated[int, Field(ge=1, le=65_536)]
+Temperature = Annotated[float, Field(gt=0, le=1_000)]
+BranchWeight = Annotated[float, Field(gt=0, lt=2)]
+
+
+class LoraParams(Record):
+    """Low-rank updates of the q and v projections; the update is (scale / rank) · B A."""
+
+    rank: int = Field(default=32, ge=1, le=4_096)
+    scale: float = Field(default=32.0, gt=0, le=10_000)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class TeacherTuning(Record):
+    """How a pretrained teacher is fine-tuned: SGD, cosine with warm-up over `steps`, snapshots at `stop_points`.
+
+    `rho` 0 is plain SGD, `mlp_weight` and `attention_weight` 1 the stock model; both at once is the baseline.
+    """
+
+    tune: Literal["full", "lora", "adapters"] = "full"
+    lr: LearningRate = 0.01
+    rho: float = Field(default=0.0, ge=0, le=10)
+    adaptive: bool = False
+    mlp_weight: BranchWeight = 1.0
+    attention_weight: BranchWeight = 1.0
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0, le=10)
+    batch_size: BatchSize = 512
+    steps: Steps = 10_000
+    warmup_steps: int = Field(default=500, ge=0, le=10**8)
+    clip_norm: float | None = Field(default=1.0, gt=0, le=1e6)
+    zero_init_head: bool = True
+    stop_points: tuple[Steps, ...] = Field(default=STOP_POINTS, min_length=1, max_length=1_000)
+    lora: LoraParams = LoraParams()
+    adapter_reduction: int = Field(default=16, ge=1, le=4_096)
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _stops_fit(self) -> TeacherTuning:
+        if tuple(sorted(set(self.stop_points))) != self.stop_points:
+            raise ValueError("stop_points: must rise, each named once")
+        if self.stop_points[-1] > self.steps:
+            raise ValueError(f"stop_points: {self.stop_points[-1]} lies beyond the last of {self.steps} steps")
+        if self.warmup_steps >= self.steps:
+            raise ValueError("warmup_steps: must be fewer than steps")
+        return self
+
+    @property
+    def setting(self) -> Setting:
+        """Which of the four settings of Table 1 this is."""
+        reweighted = (self.mlp_weight, self.attention_weight) != (1.0, 1.0)
+        return ("both" if reweighted else "sam") if self.rho > 0 else "reweight" if reweighted else "baseline"
+
+
+class StudentDistillation(Record):
+    """How a student learns from a prepared teacher: (1 − kd_weight) · CE + kd_weight · distillation.
+
+    `patient` is KL alone on mixed images, teacher and student on one view (Beyer et al.), with a long schedule.
+    """
+
+    method: Literal["kd", "dist", "patient"] = "kd"
+    lr: LearningRate = 0.1
+    temperature: Temperature = 1.0
+    kd_weight: Fraction = 0.9
+    inter_weight: float = Field(default=1.0, ge=0, le=1_000)
+    intra_weight: float = Field(default=1.0, ge=0, le=1_000)
+    mixup_alpha: float = Field(default=1.0, gt=0, le=1_000)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=1e-4, ge=0, le=10)
+    batch_size: BatchSize = 512
+    steps: Steps = 20_000
+    warmup_steps: int = Field(default=500, ge=0, le=10**8)
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> StudentDistillation:
+        if self.warmup_steps >= self.steps:
+            raise ValueError("warmup_steps: must be fewer than steps")
+        return self
+
+
+class InformationParams(Record):
+    """The reconstruction decoder of A.5: AdamW, `updates` steps, scored on held-out images."""
+
+    updates: Steps = 2_000
+    batch_size: BatchSize = 64
+    lr: LearningRate = 1e-3
+    weight_decay: float = Field(default=1e-4, ge=0, le=10)
+    images: int = Field(default=2_000, ge=2, le=10**7)
+    heldout_images: int = Field(default=500, ge=1, le=10**7)
+    cache_bytes: int = Field(default=4 * 2**30, ge=0)
+    seed: Seed = 0
+
+
+class ExpertnessParams(Record):
+    """Co-cluster expertness of every MLP block; `clusters` None is the number of classes."""
+
+    images: int = Field(default=2_000, ge=2, le=10**7)
+    clusters: int | None = Field(default=None, ge=1, le=100_000)
+    batch_size: BatchSize = 64
+    activation_bits: int = Field(default=32, ge=1, le=64)
+    seed: Seed = 0
+
+
+class CriticalityParams(Record):
+    """Neuron criticality (C.2): which MLP neurons change the pre-logits most when switched off, and for which images."""
+
+    images: int = Field(default=32, ge=1, le=10**6)
+    blocks: tuple[Annotated[int, Field(ge=0, le=10_000)], ...] | None = None
+    candidates: int | None = Field(default=256, ge=1, le=10**6)
+    top_neurons: int = Field(default=10, ge=1, le=10_000)
+    top_images: int = Field(default=9, ge=1, le=1_000)
+    batch_size: BatchSize = 256
+    seed: Seed = 0
+
+
+class RememParams(Record):
+    """One cell of the protocol: a teacher tuned one way, a student distilled from each snapshot in each way listed.
+
+    Selection happens on a validation split of `validation_share` of train; test is scored for the chosen one only.
+    """
+
+    tuning: TeacherTuning = TeacherTuning()
+    distillations: tuple[StudentDistillation, ...] = Field(
+        default=(StudentDistillation(),), min_length=1, max_length=1_000
+    )
+    information: InformationParams | None = InformationParams()
+    expertness: ExpertnessParams | None = None
+    validation_share: float = Field(default=0.1, gt=0, lt=1)
+    metric: Metric = "top1"
+
+
+class InformationResult(Record):
+    """What a decoder could restore of the images from a model's last features.
+
+    loss_nats R, floor_nats H_b, excess_nats R − H_b ≥ 0 per pixel and channel, on held-out images. `data` names the
+    images (data set, split, subset), so that two results can be told apart.
+    """
+
+    model: Text
+    data: Text
+    loss_nats: float = Field(ge=0)
+    floor_nats: float = Field(ge=0)
+    excess_nats: float = Field(ge=0)
+    feature_width: int = Field(ge=1)
+    feature_grid: tuple[int, int]
+    image_size: tuple[int, int]
+    n_images: int = Field(ge=1)
+    n_heldout: int = Field(ge=1)
+    updates: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    seed: Seed = 0
+    cached: bool = True
+
+    def differences(self, other: InformationResult) -> tuple[str, ...]:
+        """The names of the fields that make the two incomparable; empty when they may share a plane."""
+        conditions = ("data", "feature_width", "feature_grid", "image_size", "n_images", "n_heldout", "updates",
+                      "batch_size", "lr", "weight_decay")  # fmt: skip
+        return tuple(name for name in conditions if getattr(self, name) != getattr(other, name))
+
+
+def comparable(a: InformationResult, b: InformationResult) -> bool:
+    """Whether two results measure the same thing: same feature size, same images, same decoder training."""
+    return not a.differences(b)
+
+
+def require_comparable(results: Sequence[InformationResult]) -> None:
+    """Refuse to put results on one information plane that do not belong together.
+
+    Raises:
+        BadInput: names the first model that differs from the first one, and in what.
+    """
+    for other in results[1:]:
+        names = results[0].differences(other)
+        if names:
+            first = ", ".join(f"{name} {getattr(results[0], name)}" for name in names)
+            there = ", ".join(f"{name} {getattr(other, name)}" for name in names)
+            raise BadInput(
+                "model", other.model, f"its information ({there}) is not comparable with {results[0].model}'s ({first})"
+            )
+
+
+class CoCluster(Record):
+    """One expert: how many neurons and inputs it holds."""
+
+    neurons: int = Field(ge=0)
+    inputs: int = Field(ge=0)
+
+
+class BlockExpertness(Record):
+    """One MLP block as experts.
+
+    expertness: energy inside co-clusters / total, None when fewer than `n_clusters` clusters are non-empty (all in one
+    cluster would give 1). complete_clusters counts those that hold neurons and inputs both. sparsity: share of the
+    activations that are not positive. bound_bits: log₂ M + Σ_z |S_z| b over all M experts; expected_bound_bits weighs
+    each expert by the share of inputs it serves.
+    """
+
+    block: int = Field(ge=0)
+    name: Text
+    expertness: Fraction | None
+    n_clusters: int = Field(ge=1)
+    nonempty_clusters: int = Field(ge=0)
+    complete_clusters: int = Field(ge=0)
+    cluster_sizes: tuple[CoCluster, ...]
+    n_neurons: int = Field(ge=0)
+    n_inputs: int = Field(ge=0)
+    dead_neurons: int = Field(ge=0)
+    dead_inputs: int = Field(ge=0)
+    sparsity: Fraction
+    zero_share: Fraction
+    bound_bits: float = Field(ge=0)
+    expected_bound_bits: float = Field(ge=0)
+
+
+class ExpertnessResult(Record):
+    """Expertness of every MLP block, bottom first (Fig. 5)."""
+
+    model: Text
+    data: Text
+    n_images: int = Field(ge=1)
+    n_clusters: int = Field(ge=1)
+    seed: Seed = 0
+    blocks: tuple[BlockExpertness, ...]
+
+
+class InfluencedImage(Record):
+    """An image (position in the data read) and ‖F(h←0) − F‖ / ‖F‖ on it."""
+
+    index: int = Field(ge=0)
+    influence: float = Field(ge=0)
+
+
+class CriticalNeuron(Record):
+    """A neuron, its criticality (its largest influence) and the images it influences most, strongest first."""
+
+    block: int = Field(ge=0)
+    neuron: int = Field(ge=0)
+    criticality: float = Field(ge=0)
+    images: tuple[InfluencedImage, ...]
+
+
+class BlockCriticality(Record):
+    """Criticality over one block's examined neurons (Figures 7–15)."""
+
+    block: int = Field(ge=0)
+    n_neurons: int = Field(ge=1)
+    n_examined: int = Field(ge=1)
+    mean: float = Field(ge=0)
+    maximum: float = Field(ge=0)
+    neurons: tuple[CriticalNeuron, ...]
+
+
+class CriticalityResult(Record):
+    """The critical neurons of each block looked at, most critical first."""
+
+    model: Text
+    data: Text
+    n_images: int = Field(ge=1)
+    blocks: tuple[BlockCriticality, ...]
+
+
+class PrunedPoint(Record):
+    """One depth of the pruning curve (Fig. 4): `dropped` branches removed from the top, then fine-tuned."""
+
+    branch: Literal["mlp", "attention"]
+    dropped: int = Field(ge=0)
+    test_error: Fraction
+    information: InformationResult | None = None
+    student_error: Fraction | None = None
+
+
+class StudentScore(Record):
+    """One student: how it was distilled and how wrong it is on validation (and on test, once chosen)."""
+
+    distillation: StudentDistillation
+    validation_error: Fraction
+    test_error: Fraction | None = None
+    artifact: Text | None = None
+
+
+class TeacherSnapshot(Record):
+    """A teacher stopped after `stop_point` steps, with what was measured of it and the students it taught."""
+
+    stop_point: int = Field(ge=0)
+    validation_error: Fraction
+    test_error: Fraction | None = None
+    information: InformationResult | None = None
+    expertness: ExpertnessResult | None = None
+    students: tuple[StudentScore, ...] = ()
+    artifact: Text | None = None
+
+
+class RememResult(Record):
+    """One job of the protocol: every snapshot and student, and the student chosen on validation, with its teacher."""
+
+    teacher: Name
+    student: Name
+    dataset: Name
+    metric: Metric
+    tuning: TeacherTuning
+    setting: Setting
+    snapshots: tuple[TeacherSnapshot, ...]
+    best_stop_point: int | None = None
+    best_distillation: StudentDistillation | None = None
+    student_test_error: Fraction | None = None
+    teacher_test_error: Fraction | None = None
+
+
+class SettingRow(Record):
+    """One row of Table 1: the chosen students of one setting over seeds. Intervals are 95 %, Student's t."""
+
+    setting: Setting
+    n_seeds: int = Field(ge=1)
+    student_accuracy: float
+    student_accuracy_low: float | None = None
+    student_accuracy_high: float | None = None
+    teacher_accuracy: float
+    gain: float
+    gain_low: float | None = None
+    gain_high: float | None = None
+    excess_nats: float | None = None
+
+
+class PaperDataset(Record):
+    """A data set of the paper's protocol: its TFDS name and splits, and the metric it is judged by."""
+
+    name: Name
+    title: Text
+    tfds: Text
+    train: Text
+    test: Text
+    n_classes: int = Field(ge=2)
+    metric: Metric = "top1"
+
+
+def _paper(name: str, title: str, tfds: str, n_classes: int, metric: Metric = "top1", **splits: str) -> PaperDataset:
+    return PaperDataset(
+        name=name,
+        title=title,
+        tfds=tfds,
+        train=splits.get("train", "train"),
+        test=splits.get("test", "test"),
+        n_classes=n_classes,
+        metric=metric,
+    )
+
+
+PAPER_DATASETS: dict[str, PaperDataset] = {
+    entry.name: entry
+    for entry in (
+        _paper("caltech101", "Caltech-101", "caltech101", 102, "mean_per_class"),
+        _paper("cifar100", "CIFAR-100", "cifar100", 100),
+        _paper("cifar10", "CIFAR-10", "cifar10", 10),
+        _paper("dtd", "Describable Textures", "dtd", 47, train="train+validation"),
+        _paper(
+            "flowers102", "Oxford Flowers 102", "oxford_flowers102", 102, "mean_per_class", train="train+validation"
+        ),
+        _paper("pets", "Oxford-IIIT Pets", "oxford_iiit_pet", 37),
+        _paper("sun397", "SUN397 (TFDS split)", "sun397/tfds", 397, "mean_per_class", train="train+validation"),
+        _paper("svhn", "SVHN", "svhn_cropped", 10),
+        _paper("cars", "Stanford Cars", "cars196", 196),
+        _paper("inaturalist", "iNaturalist 2017", "i_naturalist2017", 5089, "mean_per_class", test="validation"),
+        _paper("patch_camelyon", "Patch Camelyon", "patch_camelyon", 2, train="train+validation"),
+        _paper("eurosat", "EuroSAT", "eurosat/rgb", 10, train="train[:80%]", test="train[80%:]"),
+        _paper("resisc45", "RESISC45", "resisc45", 45, train="train[:80%]", test="train[80%:]"),
+        _paper("retinopathy", "Diabetic Retinopathy", "diabetic_retinopathy_detection/btgraham-300", 5),
+        _paper("food101", "Food-101", "food101", 101, test="validation"),
+        _paper("cub200", "CUB-200-2011", "caltech_birds2011", 200),
+    )
+}
+
+
+def paper_metric(dataset: str) -> Metric:
+    """The metric of a data set: the paper's where it is one of its sixteen, else top-1."""
+    entry = PAPER_DATASETS.get(dataset)
+    return "top1" if entry is None else entry.metric
