@@ -1,0 +1,155 @@
+"""What is known of an ordered pair (teacher, student) on one data set: the records that REST, CLI and dashboard show.
+
+Rates are fractions of the `n_samples` compared; every `_low` / `_high` is a 95 % interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from pydantic import Field
+
+from backend.domain.flips import ClassCounts, PairTable
+from backend.domain.intervals import PairIntervals, benjamini_hochberg, bootstrap_pair, mcnemar_p_value
+from backend.domain.records import Record
+
+
+class Pair(Record):
+    """One ordered pair; its intervals in closed form: Wilson for the rates, Newcombe's paired for the difference."""
+
+    teacher: str
+    student: str
+    dataset: str
+    split: str
+    n_samples: int = Field(ge=1, description="samples both models were compared on")
+    n_classes: int = Field(ge=1, description="classes with such a sample")
+    teacher_accuracy: float
+    student_accuracy: float
+    accuracy_difference: float = Field(description="teacher − student")
+    accuracy_difference_low: float
+    accuracy_difference_high: float
+    positive_flip_rate: float = Field(description="teacher right, student wrong (elsewhere: NFR, student for teacher)")
+    positive_flip_rate_low: float
+    positive_flip_rate_high: float
+    negative_flip_rate: float = Field(description="teacher wrong, student right (elsewhere: NFR, teacher for student)")
+    negative_flip_rate_low: float
+    negative_flip_rate_high: float
+    flip_entropy_nats: float = Field(ge=0, description="of the positive flips over the classes; at most ln C")
+    mcnemar_p_value: float = Field(ge=0, le=1, description="exact, two-sided: are the two equally accurate?")
+
+
+class PairDetail(Pair):
+    """A pair's own page: the 2×2 counts, and intervals from 10,000 multinomial draws of them with seed 0."""
+
+    right_both: int
+    positive_flips: int
+    negative_flips: int
+    wrong_both: int
+    teacher_accuracy_low: float
+    teacher_accuracy_high: float
+    student_accuracy_low: float
+    student_accuracy_high: float
+
+
+class ClassFlips(Record):
+    """Flips of one pair among the samples of one true class."""
+
+    class_index: int = Field(ge=0)
+    class_name: str
+    n_samples: int = Field(ge=0)
+    positive_flips: int = Field(ge=0)
+    negative_flips: int = Field(ge=0)
+    positive_flip_share: float = Field(ge=0, le=1, description="of the class's samples")
+
+
+class FlippedSample(Record):
+    """One sample that the two models disagree on in correctness; probabilities where the scan kept them."""
+
+    sample_id: str
+    label: int
+    teacher_top1: int
+    student_top1: int
+    teacher_p_top1: float | None = None
+    student_p_top1: float | None = None
+    teacher_p_label: float | None = None
+    student_p_label: float | None = None
+    thumbnail: str | None = Field(default=None, description="path of the image under the API, where one was packed")
+
+
+def pair_records(table: PairTable, names: Sequence[str], *, dataset: str, split: str) -> Iterator[Pair]:
+    """The rows of a table as records; `names` are the models in the order of the correctness matrix."""
+    columns = {name: column.tolist() for name, column in table.columns().items() if name in Pair.model_fields}
+    teachers, students = columns.pop("teacher"), columns.pop("student")
+    for i, (teacher, student) in enumerate(zip(teachers, students, strict=True)):
+        numbers = {name: column[i] for name, column in columns.items()}
+        yield Pair(teacher=names[teacher], student=names[student], dataset=dataset, split=split, **numbers)
+
+
+def pair_detail(
+    *,
+    teacher: str,
+    student: str,
+    dataset: str,
+    split: str,
+    right_both: int,
+    positive_flips: int,
+    negative_flips: int,
+    wrong_both: int,
+    n_classes: int,
+    flip_entropy_nats: float,
+) -> PairDetail:
+    """The record of one pair from its 2×2 counts; the same counts give the same intervals everywhere."""
+    drawn: PairIntervals = bootstrap_pair(right_both, positive_flips, negative_flips, wrong_both)
+    n = right_both + positive_flips + negative_flips + wrong_both
+    return PairDetail(
+        teacher=teacher,
+        student=student,
+        dataset=dataset,
+        split=split,
+        n_samples=n,
+        n_classes=n_classes,
+        teacher_accuracy=(right_both + positive_flips) / n,
+        teacher_accuracy_low=drawn.teacher_accuracy.low,
+        teacher_accuracy_high=drawn.teacher_accuracy.high,
+        student_accuracy=(right_both + negative_flips) / n,
+        student_accuracy_low=drawn.student_accuracy.low,
+        student_accuracy_high=drawn.student_accuracy.high,
+        accuracy_difference=(positive_flips - negative_flips) / n,
+        accuracy_difference_low=drawn.accuracy_difference.low,
+        accuracy_difference_high=drawn.accuracy_difference.high,
+        positive_flip_rate=positive_flips / n,
+        positive_flip_rate_low=drawn.positive_flip_rate.low,
+        positive_flip_rate_high=drawn.positive_flip_rate.high,
+        negative_flip_rate=negative_flips / n,
+        negative_flip_rate_low=drawn.negative_flip_rate.low,
+        negative_flip_rate_high=drawn.negative_flip_rate.high,
+        flip_entropy_nats=flip_entropy_nats,
+        mcnemar_p_value=float(mcnemar_p_value(positive_flips, negative_flips)),
+        right_both=right_both,
+        positive_flips=positive_flips,
+        negative_flips=negative_flips,
+        wrong_both=wrong_both,
+    )
+
+
+def class_records(counts: ClassCounts, class_names: Sequence[str]) -> list[ClassFlips]:
+    """Per-class flips as records, largest positive share first, ties by index; classes without a sample left out."""
+    share = counts.positive_share
+    return [
+        ClassFlips(
+            class_index=int(c),
+            class_name=class_names[c],
+            n_samples=int(counts.n_samples[c]),
+            positive_flips=int(counts.positive[c]),
+            negative_flips=int(counts.negative[c]),
+            positive_flip_share=float(share[c]),
+        )
+        for c in counts.descending()
+        if counts.n_samples[c]
+    ]
+
+
+def class_q_values(counts: ClassCounts) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Each class's McNemar p-value of the pair, adjusted for the false discovery of listing all classes, [C]."""
+    return np.asarray(benjamini_hochberg(mcnemar_p_value(counts.positive, counts.negative))).reshape(-1)
