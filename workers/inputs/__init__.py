@@ -1,0 +1,1 @@
+"""What comes in: models, labelled images and how they become tensors."""
