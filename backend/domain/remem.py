@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from backend.domain.errors import BadInput
+from backend.domain.methods import Augment, TrainingParams
 from backend.domain.records import Fraction, Name, Record, Seed, Text
 
 Metric = Literal["top1", "mean_per_class"]
@@ -64,6 +65,8 @@ class TeacherTuning(Record):
     stop_points: tuple[Steps, ...] = Field(default=STOP_POINTS, min_length=1, max_length=1_000)
     lora: LoraParams = LoraParams()
     adapter_reduction: int = Field(default=16, ge=1, le=4_096)
+    augment: Augment = "paper"
+    amp: bool = False
     seed: Seed = 0
 
     @model_validator(mode="after")
@@ -75,6 +78,23 @@ class TeacherTuning(Record):
         if self.warmup_steps >= self.steps:
             raise ValueError("warmup_steps: must be fewer than steps")
         return self
+
+    @property
+    def training(self) -> TrainingParams:
+        """What `fit` needs to know; one cosine over all steps, the stop points are its snapshots."""
+        return TrainingParams(
+            steps=self.steps,
+            batch_size=self.batch_size,
+            lr=float(self.lr),
+            momentum=float(self.momentum),
+            weight_decay=float(self.weight_decay),
+            schedule="cosine",
+            warmup_steps=self.warmup_steps,
+            grad_clip=self.clip_norm,
+            seed=self.seed,
+            augment=self.augment,
+            amp=self.amp,
+        )
 
     @property
     def setting(self) -> Setting:
@@ -101,6 +121,8 @@ class StudentDistillation(Record):
     batch_size: BatchSize = 512
     steps: Steps = 20_000
     warmup_steps: int = Field(default=500, ge=0, le=10**8)
+    augment: Augment = "paper"
+    amp: bool = False
     seed: Seed = 0
 
     @model_validator(mode="after")
@@ -108,6 +130,22 @@ class StudentDistillation(Record):
         if self.warmup_steps >= self.steps:
             raise ValueError("warmup_steps: must be fewer than steps")
         return self
+
+    @property
+    def training(self) -> TrainingParams:
+        """What `fit` needs to know: SGD, warm-up, then cosine."""
+        return TrainingParams(
+            steps=self.steps,
+            batch_size=self.batch_size,
+            lr=float(self.lr),
+            momentum=float(self.momentum),
+            weight_decay=float(self.weight_decay),
+            schedule="cosine",
+            warmup_steps=self.warmup_steps,
+            seed=self.seed,
+            augment=self.augment,
+            amp=self.amp,
+        )
 
 
 class InformationParams(Record):
@@ -134,7 +172,7 @@ class ExpertnessParams(Record):
 
 
 class CriticalityParams(Record):
-    """Neuron criticality (C.2): which MLP neurons change the pre-logits most when switched off, and for which images."""
+    """Neuron criticality (C.2): which MLP neurons change the pre-logits most when off, and for which images."""
 
     images: int = Field(default=32, ge=1, le=10**6)
     blocks: tuple[Annotated[int, Field(ge=0, le=10_000)], ...] | None = None

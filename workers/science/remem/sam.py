@@ -1,19 +1,21 @@
-"""Sharpness-aware minimization around any optimizer: Foret et al., arXiv:2010.01412; adaptive: Kwon et al., arXiv:2102.11600.
+"""Sharpness-aware minimization around any optimizer: Foret et al., arXiv:2010.01412; adaptive: Kwon et al., 2102.11600.
 
-w weights, g gradient at w, ρ radius:  e = ρ g / (‖g‖₂ + 1e-12), one norm over all trainable weights; the optimizer steps
-at w with the gradient taken at w + e.  Adaptive: T = |w| + η, e = ρ T² g / (‖T g‖₂ + 1e-12).
+w weights, g gradient at w, ρ radius:  e = ρ g / (‖g‖₂ + 1e-12), one norm over all trainable weights; the optimizer
+steps at w with the gradient taken at w + e.  Adaptive: T = |w| + η, e = ρ T² g / (‖T g‖₂ + 1e-12).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from backend.domain.errors import BadInput
+from workers.science.batchnorm import frozen_statistics
+from workers.science.training import Gradients, Stepper, Terms, Training, plain_step
 
 _NORM_FLOOR = 1e-12
 
@@ -23,13 +25,13 @@ class Sam:
 
     Only weights that an optimizer's group holds, that want a gradient and got one, are perturbed, so LoRA and adapters
     stay in their subspace. The weights are put back from a copy, not by subtraction. In the second pass batch norm
-    normalises as ever but leaves its running statistics alone, and dropout and drop-path draw the masks of the first, so
-    both gradients are of one loss. The optimizer's own state (momentum) moves once. Runs under bf16 autocast as it is;
-    a loss scaler is neither needed nor supported (it would rescale g between the passes).
+    normalises as ever but leaves its running statistics alone, and dropout and drop-path draw the masks of the first,
+    so both gradients are of one loss. The optimizer's own state (momentum) moves once. Runs under bf16 autocast as it
+    is; a loss scaler is neither needed nor supported (it would rescale g between the passes).
 
     Under DistributedDataParallel both passes must synchronise, so that every rank perturbs by the same e; wrapping the
-    first pass in `no_sync` gives each rank its own e (the paper's m-sharpness) and is just as safe, since the weights are
-    put back before the step. With micro-batches `closure` covers the whole effective batch.
+    first pass in `no_sync` gives each rank its own e (the paper's m-sharpness) and is just as safe, since the weights
+    are put back before the step. With micro-batches `closure` covers the whole effective batch.
 
     Args:
         optimizer: Any torch optimizer; its learning rate, groups and state stay its own.
@@ -42,10 +44,7 @@ class Sam:
     def __init__(
         self, optimizer: Optimizer, model: nn.Module, *, rho: float, adaptive: bool = False, eta: float = 0.01
     ) -> None:
-        if rho < 0:
-            raise BadInput("rho", rho, "zero (the plain optimizer) or a positive radius")
-        if eta < 0:
-            raise BadInput("eta", eta, "zero or positive")
+        _check(rho, eta)
         self.optimizer, self.model, self.rho, self.adaptive, self.eta = optimizer, model, rho, adaptive, eta
 
     def step(self, closure: Callable[[], Tensor], before_step: Callable[[], object] | None = None) -> Tensor:
@@ -61,39 +60,33 @@ class Sam:
         else:
             random = _random_state()
             loss = closure()
-            with self.perturbed(), frozen_batch_norm(self.model), _replayed(random):
+            with self._perturbed(), frozen_statistics(self.model), _replayed(random):
                 closure()
         if before_step is not None:
             before_step()
         self.optimizer.step()
         return loss
 
-    @contextmanager
-    def perturbed(self) -> Iterator[None]:
-        """Inside, the weights are w + e for the gradients they carry on entry; on leaving, w to the bit."""
+    def _perturbed(self) -> AbstractContextManager[None]:
+        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        return perturbed(weights, self.rho, self.eta if self.adaptive else None)
+
+
+@contextmanager
+def perturbed(weights: list[Tensor], rho: float, adaptive_eta: float | None = None) -> Iterator[None]:
+    """Inside, the weights are w + e for the gradients they carry on entry; on leaving, w to the bit."""
+    moved = [(weight, weight.grad) for weight in weights if weight.requires_grad and weight.grad is not None]
+    chosen, gradients = [weight for weight, _ in moved], [gradient for _, gradient in moved]
+    kept = [weight.detach().clone() for weight in chosen]
+    try:
         with torch.no_grad():
-            weights = self._with_gradient()
-            kept = [weight.detach().clone() for weight in weights]
-            gradients = [weight.grad for weight in weights if weight.grad is not None]
-            for weight, step in zip(weights, perturbations(weights, gradients, self.rho, self._eta()), strict=True):
+            for weight, step in zip(chosen, perturbations(chosen, gradients, rho, adaptive_eta), strict=True):
                 weight.add_(step)
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for weight, original in zip(weights, kept, strict=True):
-                    weight.copy_(original)
-
-    def _eta(self) -> float | None:
-        return self.eta if self.adaptive else None
-
-    def _with_gradient(self) -> list[Tensor]:
-        return [
-            weight
-            for group in self.optimizer.param_groups
-            for weight in group["params"]
-            if weight.requires_grad and weight.grad is not None
-        ]
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, original in zip(chosen, kept, strict=True):
+                weight.copy_(original)
 
 
 def perturbations(
@@ -120,28 +113,36 @@ def perturbations(
 
 
 def _norm(tensor: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
+    norm: Tensor = torch.linalg.vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
+    return norm
 
 
-@contextmanager
-def frozen_batch_norm(model: nn.Module) -> Iterator[None]:
-    """Inside, batch norm in training normalises by the batch but updates neither running statistics nor their count."""
-    touched = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training and module.track_running_stats
-    ]
-    for module in touched:
-        module.track_running_stats = False
-    try:
-        yield
-    finally:
-        for module in touched:
-            module.track_running_stats = True
+def sam_stepper(*, rho: float, adaptive: bool = False, eta: float = 0.01) -> Stepper:
+    """The step of `fit` under SAM; ρ = 0 is the plain step. `fit` repeats the dropout masks and clips."""
+    _check(rho, eta)
+    if rho == 0:
+        return plain_step
+
+    def sam_step(training: Training, gradients: Gradients) -> Terms:
+        terms = gradients()
+        with perturbed(list(training.trainable()), rho, eta if adaptive else None):
+            gradients(freeze_statistics=True)
+        training.clip_gradients()
+        training.optimizer.step()
+        return terms
+
+    return sam_step
+
+
+def _check(rho: float, eta: float) -> None:
+    if rho < 0:
+        raise BadInput("rho", rho, "zero (the plain optimizer) or a positive radius")
+    if eta < 0:
+        raise BadInput("eta", eta, "zero or positive")
 
 
 def _random_state() -> tuple[Tensor, list[Tensor]]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return torch.get_rng_state(), cuda
 
 

@@ -7,7 +7,11 @@ import torch
 from torch import nn
 
 from backend.domain.errors import BadInput
-from workers.science.remem.sam import Sam, frozen_batch_norm, perturbations
+from backend.domain.methods import TrainingParams
+from workers.science.batch import Batch
+from workers.science.batchnorm import frozen_statistics
+from workers.science.remem.sam import Sam, perturbations, perturbed, sam_stepper
+from workers.science.training import Objective, Training, fit
 
 
 def quadratic_step(rho, **options):
@@ -99,11 +103,11 @@ def test_running_statistics_see_one_pass():
     assert a[1].track_running_stats
 
 
-def test_frozen_batch_norm_normalises_alike():
+def test_frozen_statistics_normalises_alike():
     model = net().train()
     other = copy.deepcopy(model)
     x = torch.randn(16, 6)
-    with frozen_batch_norm(model):
+    with frozen_statistics(model):
         frozen = model(x)
     assert torch.equal(frozen, other(x))
     assert model[1].running_mean.abs().sum() == 0
@@ -121,11 +125,9 @@ def test_weights_come_back_to_the_bit_and_momentum_moves_once():
 def test_only_trainable_weights_are_perturbed():
     model = net()
     model[0].requires_grad_(False)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    sam = Sam(optimizer, model, rho=0.5)
     model(torch.randn(16, 6)).square().sum().backward()
     frozen, moved = model[0].weight.clone(), model[4].weight.clone()
-    with sam.perturbed():
+    with perturbed(list(model.parameters()), 0.5):
         assert torch.equal(model[0].weight, frozen)
         assert not torch.equal(model[4].weight, moved)
     assert torch.equal(model[4].weight, moved)
@@ -190,3 +192,73 @@ def test_restores_weights_when_the_second_pass_fails():
 def test_negative_radius_is_refused():
     with pytest.raises(BadInput, match="rho"):
         Sam(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0), nn.Module(), rho=-0.1)
+
+
+class CrossEntropy(Objective):
+    def loss(self, student, batch):
+        return {"loss": nn.functional.cross_entropy(student(batch.view), batch.labels)}
+
+
+class Vectors:
+    steps_per_epoch = 4
+
+    def epoch(self, epoch, *, start=0):
+        generator = torch.Generator().manual_seed(epoch)
+        for i in range(self.steps_per_epoch):
+            view, labels = torch.randn(16, 6, generator=generator), torch.randint(3, (16,), generator=generator)
+            if i >= start:
+                yield Batch(view, labels, torch.arange(16))
+
+
+def training(model, rho, **options):
+    params = TrainingParams(epochs=2, lr=0.1, momentum=0.9, grad_clip=1.0, batch_size=16, seed=3, **options)
+    return Training(CrossEntropy(), model, Vectors(), params, stepper=sam_stepper(rho=rho))
+
+
+def trained(model, rho, **options):
+    run = training(model, rho, **options)
+    for _ in fit(run):
+        pass
+    return run.student.state_dict()
+
+
+def test_stepper_with_radius_zero_is_the_plain_step():
+    a, b = trained(net(0.3), 0.0), trained(net(0.3), 0.0)
+    c = trained(net(0.3), 0.05)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.equal(a["0.weight"], c["0.weight"])
+    assert a["1.num_batches_tracked"] == c["1.num_batches_tracked"] == 8
+
+
+def test_stepper_agrees_with_the_wrapped_optimizer():
+    model, generator_run = net(), training(net(), 0.05)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.1, momentum=0.9, weight_decay=generator_run.params.weight_decay
+    )
+    sam = Sam(optimizer, model, rho=0.05)
+    for _ in fit(generator_run):
+        pass
+    for epoch in range(2):
+        for batch in Vectors().epoch(epoch):
+
+            def closure(batch=batch):
+                optimizer.zero_grad()
+                loss = nn.functional.cross_entropy(model(batch.view), batch.labels)
+                loss.backward()
+                return loss
+
+            sam.step(closure, lambda: nn.utils.clip_grad_norm_(model.parameters(), 1.0))
+    for name, value in generator_run.student.state_dict().items():
+        assert torch.allclose(value.float(), model.state_dict()[name].float(), atol=1e-6), name
+
+
+def test_an_interrupted_run_ends_in_the_same_bits():
+    whole, first = trained(net(0.3), 0.05), training(net(0.3), 0.05)
+    for progress in fit(first):
+        if progress.step == 3:
+            break
+    second = training(net(0.3), 0.05)
+    second.load_state_dict(first.state_dict())
+    for _ in fit(second):
+        pass
+    assert all(torch.equal(whole[name], value) for name, value in second.student.state_dict().items())
