@@ -82,7 +82,7 @@ class Transfer(TrainingParams):
 P = TypeVar("P", bound=TrainingParams)
 
 
-class CrossEntropyParams(Transfer):
+class CeParams(Transfer):
     """Continued training with the labels and no teacher: the control."""
 
     min_teachers: ClassVar[int] = 0
@@ -200,7 +200,7 @@ class CRDParams(Transfer):
 
 MethodParams = Annotated[
     Union[  # noqa: UP007 - a discriminated union reads better spelled out
-        CrossEntropyParams,
+        CeParams,
         SelfKLParams,
         LabelSmoothingParams,
         KLParams,
@@ -216,7 +216,7 @@ MethodParams = Annotated[
 ]
 
 METHODS: dict[str, type[Transfer]] = {
-    "ce": CrossEntropyParams,
+    "ce": CeParams,
     "self_kl": SelfKLParams,
     "label_smoothing": LabelSmoothingParams,
     "kl": KLParams,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backend.domain.methods import CrossEntropyParams, LabelSmoothingParams
+from backend.domain.methods import CeParams, LabelSmoothingParams
 from workers.science.batch import Batch
 from workers.science.training import Objective, Terms
 from workers.science.transfer.roles import Roles, labels_of
@@ -28,7 +28,7 @@ def label_smoothed_cross_entropy(student_logits: Tensor, labels: Tensor, *, smoo
 class CrossEntropy(Objective):
     """The control: the same student, data, steps and optimizer, and no teacher."""
 
-    def __init__(self, params: CrossEntropyParams, roles: Roles) -> None:
+    def __init__(self, params: CeParams, roles: Roles) -> None:
         self.params = params
 
     def loss(self, student: nn.Module, batch: Batch) -> Terms:
