@@ -53,6 +53,8 @@ class Settings(BaseSettings):
     min_free_bytes: int = Field(default=1_000_000_000, ge=0)
 
     threads: int | None = Field(default=None, ge=1, le=1024)
+    # Whether an idle supervisor imports torch ahead of the next job.
+    warm: bool = True
     max_image_pixels: int = Field(default=50_000_000, ge=1)
     log_format: str = Field(default="text", pattern="^(text|json)$")
     # Off-switches of single guards, for the tests that show what each guard is for. Comma-separated names.
@@ -74,3 +76,9 @@ class Settings(BaseSettings):
     def guard(self, name: str) -> bool:
         """Whether a guard is on; always, except in the tests that take it away."""
         return name not in {part.strip() for part in self.disabled_guards.split(",")}
+
+
+def environment(**changes: str | None) -> dict[str, str]:
+    """The environment for a process we start: ours, with changes; None takes a name away."""
+    changed = {**os.environ, **{name: value for name, value in changes.items() if value is not None}}
+    return {name: value for name, value in changed.items() if changes.get(name, "") is not None}
