@@ -1,0 +1,190 @@
+"""KDEP in records: distillation of features as pre-training (He et al., CVPR 2022), what it is asked and what it reports.
+
+D_t, D_s: width of the teacher's and the student's pooled penultimate feature; std: standard deviation of a channel, N − 1.
+Rates are fractions. Defaults are the paper's for ResNet-50 → ResNet-18 on 10 % of ImageNet.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from backend.domain.methods import Augment, TrainingParams
+from backend.domain.records import Fraction, Name, Record, Seed
+
+Align = Literal[
+    "svd", "channel_variance", "channel_random", "interpolate_linear", "interpolate_nearest",
+    "conv_before_relu", "conv_after_relu", "overhaul",
+]  # fmt: skip
+Transform = Literal["pts", "sn", "sm", "none"]
+PretrainMethod = Literal["features", "logits", "supervised"]
+
+LEARNABLE_ALIGNS = ("conv_before_relu", "conv_after_relu", "overhaul")
+PTS_TEMPERATURE_GRID = (0.01, 0.05, 0.1, 0.3, 0.5, 0.7, 0.9)
+PTS_EXPONENT_GRID = (2, 3, 4, 5, 6)
+# Epochs, and every how many of them the learning rate falls by ten, by the share of ImageNet that is used.
+SCHEDULES: dict[str, dict[int, int]] = {"10%": {90: 30, 180: 60, 900: 300}, "100%": {9: 3, 18: 6, 90: 30}}
+
+
+class KdepParams(TrainingParams):
+    """How a student is pre-trained from a teacher.
+
+    `method` is `features` (KDEP), or one of its baselines on the same schedule: `logits` (KL to the teacher's logits) or
+    `supervised` (cross-entropy, no teacher). Only `supervised` needs labels.
+    """
+
+    needs_labels: ClassVar[bool] = False
+
+    method: PretrainMethod = "features"
+    align: Align = Field("svd", description="from the teacher's channels to the student's")
+    transform: Transform = Field("pts", description="after the alignment; learnable aligners take none")
+    pts_temperature: float = Field(0.1, gt=0, le=1e6, description="T of sign(f)|f/T|^(1/n)")
+    pts_exponent: float = Field(3.0, gt=0, le=100, description="n of sign(f)|f/T|^(1/n)")
+    loss_weight: float = Field(20.0, gt=0, le=1e6, description="20 for a standard ResNet-50 teacher, 3 for Microsoft's")
+    narrow_teacher: Literal["expand", "refuse"] = Field(
+        "expand", description="teacher narrower than the student: spread isometrically over all channels, or refuse"
+    )
+    layers: int = Field(1, ge=1, le=16, description="stages that are distilled, counted from the last")
+    layer_weight: float = Field(0.5, gt=0, le=1e3, description="weight of each earlier stage, relative to the last")
+    kd_temperature: float = Field(1.0, gt=0, le=1e3, description="method logits: T of both softmaxes")
+
+    epochs: int = Field(90, ge=1, le=10_000, description="passes over the images")
+    batch_size: int = Field(512, ge=1, le=65_536)
+    lr: float = Field(0.3, gt=0, le=100, description=".3 for ResNet-18, .1 for MobileNetV2")
+    weight_decay: float = Field(5e-4, ge=0, le=10)
+    schedule: Literal["constant", "cosine", "step"] = "step"
+    step_epochs: int = Field(30, ge=1, le=10_000)
+    augment: Augment = "paper"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> KdepParams:
+        if self.method == "features" and self.align in LEARNABLE_ALIGNS:
+            if self.transform != "none" and "transform" in self.model_fields_set:
+                raise ValueError(f"transform: {self.align} learns its alignment and takes transform none")
+            if self.layers > 1:
+                raise ValueError(f"layers: {self.align} is a baseline of the last layer alone; use 1")
+        return self
+
+    @property
+    def labels_needed(self) -> bool:
+        return self.method == "supervised"
+
+    @property
+    def learnable(self) -> bool:
+        """Whether the aligner is trained along with the student."""
+        return self.method == "features" and self.align in LEARNABLE_ALIGNS
+
+    @property
+    def effective_transform(self) -> Transform:
+        """The transform that is applied: none where the aligner is learnt."""
+        return "none" if self.learnable else self.transform
+
+
+class AlignmentReport(Record):
+    """What became of the teacher's channels. `*_std_ratio` is largest / smallest channel std; null when a channel is constant."""
+
+    teacher_width: int
+    student_width: int
+    aligned_width: int
+    expanded: bool
+    variance_share: Fraction | None = None
+    teacher_std_ratio: float | None = None
+    std_ratio_before: float | None = None
+    std_ratio_after: float | None = None
+
+
+class KdepResult(Record):
+    """A student pre-trained, and how."""
+
+    teacher: Name | None
+    architecture: str
+    dataset: Name
+    n_samples: int
+    params: KdepParams
+    alignments: tuple[AlignmentReport, ...] = ()
+    teacher_passes_through: bool | None = None
+    student_passes_through: bool | None = None
+    final_loss: float
+    train_seconds: float
+    student: Name | None = None
+
+
+class CompactnessResult(Record):
+    """Scatter of features by class: `compactness` = between / within (the trace of either matrix)."""
+
+    model: str
+    dataset: str
+    n_samples: int
+    n_classes: int
+    between_scatter: float
+    within_scatter: float
+    compactness: float | None
+
+
+class LogmeResult(Record):
+    """Log maximum evidence of the labels given the features, mean over classes, per sample."""
+
+    model: str
+    dataset: str
+    n_samples: int
+    n_classes: int
+    logme: float
+
+
+class TeacherScore(Record):
+    """One candidate teacher: its three scores side by side."""
+
+    model: str
+    accuracy: Fraction | None
+    compactness: float | None
+    logme: float
+
+
+class Estimate(Record):
+    """A mean over seeds with Student's t interval; null bounds with a single seed."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    values: tuple[float, ...]
+
+
+class DownstreamSet(Record):
+    """Fine-tuning on one data set: the learning rate is the best on validation, the estimate is on test."""
+
+    dataset: str
+    metric: Literal["top1", "mean_per_class", "miou", "ap", "ap50", "ap75"] = "top1"
+    lr: float
+    validation: dict[str, float]
+    test: Estimate
+
+
+class DownstreamResult(Record):
+    """A pre-trained student fine-tuned on several sets; `average` is over sets, seed by seed."""
+
+    model: str
+    seeds: tuple[Seed, ...]
+    sets: tuple[DownstreamSet, ...]
+    average: Estimate
+
+
+class DownstreamParams(Record):
+    """How a student is fine-tuned on each set."""
+
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 50
+    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 64
+    lrs: Annotated[tuple[float, ...], Field(min_length=1, max_length=32)] = (0.1, 0.03, 0.01, 0.003)
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 5e-4
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=3, max_length=100)] = (0, 1, 2)
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+
+    @model_validator(mode="after")
+    def _sane(self) -> DownstreamParams:
+        if any(not (math.isfinite(lr) and 0 < lr <= 100) for lr in self.lrs) or len(set(self.lrs)) != len(self.lrs):
+            raise ValueError("lrs: expected different learning rates above 0 and at most 100")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds: a seed is named twice")
+        return self
