@@ -45,6 +45,24 @@ class Conflict(ZoograftError):
     cause = "conflict"
 
 
+class KeyReused(Conflict):
+    """An Idempotency-Key that was already used for another request."""
+
+    cause = "idempotency_key_reused"
+
+
+class LostLease(ZoograftError):
+    """A write of an attempt that is no longer its own: the lease ran out, or the job has ended. Stop at once."""
+
+    cause = "worker_lost"
+
+
+class CancelRequested(ZoograftError):
+    """The attempt is still its own, but somebody asked for the job to be cancelled: a result is not wanted any more."""
+
+    cause = "cancelled"
+
+
 class NotAllowed(ZoograftError):
     """The caller has no token, or the token lacks the scope."""
 

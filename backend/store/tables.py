@@ -37,6 +37,8 @@ metadata = MetaData(
 
 # SQLite counts rowids only in a plain INTEGER; Postgres needs the room of a bigint.
 Serial = BigInteger().with_variant(Integer, "sqlite")
+# None is SQL's NULL, never JSON's null.
+Json = JSON(none_as_null=True)
 
 models = Table(
     "models",
@@ -46,18 +48,18 @@ models = Table(
     Column("name", String(200), nullable=False, unique=True),
     Column("source", String(16), nullable=False),
     Column("architecture", Text),
-    Column("kwargs", JSON, nullable=False),
+    Column("kwargs", Json, nullable=False),
     Column("pretrained", Boolean, nullable=False),
     Column("checkpoint", Text),
     Column("init_seed", Integer, nullable=False),
     Column("weights_hash", String(64)),
-    Column("preprocessing", JSON),
+    Column("preprocessing", Json),
     Column("num_classes", Integer),
     Column("label_space", String(200)),
     Column("family", String(16), nullable=False),
     Column("param_count", BigInteger),
-    Column("reported_accuracy", JSON, nullable=False),
-    Column("lineage", JSON),
+    Column("reported_accuracy", Json, nullable=False),
+    Column("lineage", Json),
     Column("created_at", Double, nullable=False),
 )
 
@@ -69,10 +71,10 @@ datasets = Table(
     Column("name", String(200), nullable=False, unique=True),
     Column("source", String(16), nullable=False),
     Column("location", Text),
-    Column("options", JSON, nullable=False),
+    Column("options", Json, nullable=False),
     Column("label_space", String(200)),
-    Column("class_names", JSON, nullable=False),
-    Column("splits", JSON, nullable=False),
+    Column("class_names", Json, nullable=False),
+    Column("splits", Json, nullable=False),
     Column("created_at", Double, nullable=False),
 )
 
@@ -93,12 +95,12 @@ evaluations = Table(
     Column("n_samples", Integer, nullable=False),
     Column("n_classes", Integer, nullable=False),
     Column("inexpressible_classes", Integer, nullable=False),
-    Column("bad_samples", JSON, nullable=False),
+    Column("bad_samples", Json, nullable=False),
     Column("images_per_s", Double),
     Column("predictions_uri", Text),
     Column("predictions_sha256", String(64)),
     Column("logits_uri", Text),
-    Column("provenance", JSON, nullable=False),
+    Column("provenance", Json, nullable=False),
     Column("job_id", Uuid),
     Column("created_at", Double, nullable=False),
     Index("ix_evaluations_board", "dataset_id", "split", "model_id"),
@@ -139,8 +141,10 @@ jobs = Table(
     Column("id", Uuid, primary_key=True),
     Column("kind", String(16), nullable=False),
     Column("queue", String(8), nullable=False),
+    # What the spec asks for: auto, cpu, cuda or cuda:N. A column, because the claim routes by it.
+    Column("device", String(8), nullable=False),
     Column("state", String(16), nullable=False),
-    Column("spec", JSON, nullable=False),
+    Column("spec", Json, nullable=False),
     Column("priority", Integer, nullable=False),
     Column("owner", String(200), nullable=False),
     Column("idempotency_key", String(255)),
@@ -156,10 +160,10 @@ jobs = Table(
     Column("cancel_requested_at", Double),
     Column("step", Integer, nullable=False),
     Column("total", Integer, nullable=False),
-    Column("checkpoint", JSON),
+    Column("checkpoint", Json),
     Column("cause", String(32)),
     Column("message", Text),
-    Column("result", JSON),
+    Column("result", Json),
     Column("created_at", Double, nullable=False),
     Column("started_at", Double),
     Column("finished_at", Double),
@@ -171,8 +175,18 @@ jobs = Table(
     CheckConstraint(
         "kind = 'study' or ((state in ('running','cancelling')) = (lease_until is not null))", name="lease"
     ),
+    CheckConstraint("(state in ('succeeded','failed','cancelled')) = (finished_at is not null)", name="finished"),
+    CheckConstraint("attempt >= 0 and fence >= attempt and losses >= 0 and step >= 0 and total >= 0", name="counts"),
     UniqueConstraint("owner", "idempotency_key", name="uq_jobs_owner_idempotency_key"),
-    Index("ix_jobs_claim", "state", "queue", "priority", "created_at"),
+    Index(
+        "ix_jobs_queued",
+        text("priority DESC"),
+        "created_at",
+        "id",
+        sqlite_where=text("state = 'queued'"),
+        postgresql_where=text("state = 'queued'"),
+    ),
+    Index("ix_jobs_state", "state", "created_at", "id"),
     Index("ix_jobs_parent", "parent"),
     Index("ix_jobs_created", "created_at", "id"),
     Index(
@@ -202,7 +216,8 @@ job_events = Table(
     Column("attempt", Integer, nullable=False),
     Column("type", String(8), nullable=False),
     Column("at", Double, nullable=False),
-    Column("data", JSON, nullable=False),
+    Column("data", Json, nullable=False),
+    CheckConstraint("type in ('state','progress','metric','log')", name="type"),
     Index("ix_job_events_job", "job_id", "id"),
     sqlite_autoincrement=True,
 )
@@ -228,9 +243,9 @@ workers = Table(
     Column("name", String(200), primary_key=True),
     Column("host", String(200), nullable=False),
     Column("pid", Integer, nullable=False),
-    Column("queues", JSON, nullable=False),
-    Column("devices", JSON, nullable=False),
-    Column("versions", JSON, nullable=False),
+    Column("queues", Json, nullable=False),
+    Column("devices", Json, nullable=False),
+    Column("versions", Json, nullable=False),
     Column("started_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
 )
@@ -241,7 +256,7 @@ tokens = Table(
     Column("id", Uuid, primary_key=True),
     Column("owner", String(200), nullable=False),
     Column("sha256", String(64), nullable=False, unique=True),
-    Column("scopes", JSON, nullable=False),
+    Column("scopes", Json, nullable=False),
     Column("created_at", Double, nullable=False),
     Column("revoked_at", Double),
 )
