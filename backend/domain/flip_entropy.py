@@ -109,7 +109,7 @@ def _packed(flags: Bools, samples: NDArray[np.intp]) -> Words:
     at = np.where(taken, samples, 0)
     for start in range(0, len(flags), 64):
         bits = np.packbits(flags[start : start + 64, at] & taken, axis=-1)
-        words[start : start + 64, :n_classes] = bits.view(np.uint64)[..., 0]
+        words[start : start + 64, :n_classes] = np.ascontiguousarray(bits).view(np.uint64)[..., 0]
     return words
 
 
