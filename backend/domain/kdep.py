@@ -1,7 +1,8 @@
-"""KDEP in records: distillation of features as pre-training (He et al., CVPR 2022), what it is asked and what it reports.
+"""KDEP in records: distillation of features as pre-training (He et al., CVPR 2022), what it is asked and what it
+reports.
 
-D_t, D_s: width of the teacher's and the student's pooled penultimate feature; std: standard deviation of a channel, N − 1.
-Rates are fractions. Defaults are the paper's for ResNet-50 → ResNet-18 on 10 % of ImageNet.
+D_t, D_s: width of the teacher's and the student's pooled penultimate feature; std: standard deviation of a channel, N
+− 1. Rates are fractions. Defaults are the paper's for ResNet-50 → ResNet-18 on 10 % of ImageNet.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ SCHEDULES: dict[str, dict[int, int]] = {"10%": {90: 30, 180: 60, 900: 300}, "100
 class KdepParams(TrainingParams):
     """How a student is pre-trained from a teacher.
 
-    `method` is `features` (KDEP), or one of its baselines on the same schedule: `logits` (KL to the teacher's logits) or
-    `supervised` (cross-entropy, no teacher). Only `supervised` needs labels.
+    `method` is `features` (KDEP), or one of its baselines on the same schedule: `logits` (KL to the teacher's logits)
+    or `supervised` (cross-entropy, no teacher). Only `supervised` needs labels.
     """
 
     needs_labels: ClassVar[bool] = False
@@ -83,7 +84,8 @@ class KdepParams(TrainingParams):
 
 
 class AlignmentReport(Record):
-    """What became of the teacher's channels. `*_std_ratio` is largest / smallest channel std; null when a channel is constant."""
+    """What became of the teacher's channels. `*_std_ratio` is largest / smallest channel std; null when a channel is
+    constant."""
 
     teacher_width: int
     student_width: int

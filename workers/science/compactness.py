@@ -1,4 +1,5 @@
-"""Compactness of a teacher's features: how far classes lie apart against how wide each one is (KDEP, CVPR 2022, §4.4, fig. 4).
+"""Compactness of a teacher's features: how far classes lie apart against how wide each one is (KDEP, CVPR 2022, §4.4,
+fig. 4).
 
 A low value means diverse features, which teach better than tight clusters. N samples, D channels, C classes present.
 """

@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from backend.domain.errors import BadInput
 
-# As in the published code, so that values can be compared with published ones: at most eleven steps, until α/β moves by less
-# than 1 %. Iterating on changes the evidence in the eighth digit.
+# As in the published code, so that values can be compared with published ones: at most eleven steps, until α/β moves
+# by less than 1 %. Iterating on changes the evidence in the eighth digit.
 _ITERATIONS = 11
 _TOLERANCE = 1e-2
 
@@ -49,7 +49,7 @@ def logme(features: ArrayLike, labels: ArrayLike) -> float:
 
 
 def _evidence(squares: NDArray[np.float64], projected: NDArray[np.float64], outside: float, n: int, d: int) -> float:
-    """Evidence of one indicator per sample: `squares` σ² [r], `projected` (uᵀy)² [r], `outside` ‖y‖² beyond F's range."""
+    """Evidence per sample of one indicator y: `squares` σ² [r], `projected` (uᵀy)² [r], `outside` ‖y‖² beyond F."""
     alpha = beta = 1.0
     tiny = np.finfo(np.float64).tiny
     residual = norm = gamma = 0.0

@@ -1,9 +1,10 @@
 """From the teacher's channels to the student's, or back: every aligner of KDEP, He et al., CVPR 2022, §3.2 and table 2.
 
-Fixed aligners work on the teacher's side and have nothing to learn: SVD, a choice of channels, interpolation. Learnable ones
-are the baselines and work on the student's side: a 1×1 convolution before the activation, after it, or Heo et al.'s overhaul
-(ICCV 2019, arXiv:1904.01866). Pooling is linear, so a 1×1 convolution of the map followed by pooling is a linear layer of
-the pooled feature; that is what is built here, and why a teacher's features can be cached pooled.
+Fixed aligners work on the teacher's side and have nothing to learn: SVD, a choice of channels, interpolation.
+Learnable ones are the baselines and work on the student's side: a 1×1 convolution before the activation, after it, or
+Heo et al.'s overhaul (ICCV 2019, arXiv:1904.01866). Pooling is linear, so a 1×1 convolution of the map followed by
+pooling is a linear layer of the pooled feature; that is what is built here, and why a teacher's features can be
+cached pooled.
 
 B, N samples; D_t teacher channels; D_s student channels.
 """
@@ -134,7 +135,8 @@ def margin_relu(features: Tensor, margin: Tensor) -> Tensor:
 
 
 def partial_l2(student: Tensor, target: Tensor) -> Tensor:
-    """Heo's partial L2, mean over elements: nothing where the target is not positive and the student is already below it.
+    """Heo's partial L2, mean over elements: nothing where the target is not positive and the student is already below
+    it.
 
     Reduces to the mean squared error when every target is positive.
     """
@@ -167,13 +169,14 @@ class NegativeMeans:
 def isometric_expansion(narrow: int, wide: int, seed: int = 0) -> Tensor:
     """A seeded matrix [narrow, wide] with orthonormal rows: it keeps every distance and angle between targets.
 
-    This is the rule for a teacher narrower than its student: the D_t target channels are spread over all D_s student channels
-    by this matrix. The L2 loss then equals the L2 loss of the student seen through the matrix, plus the square of what
-    the student puts outside of its D_t-dimensional range. Zero padding has the same geometry but would leave D_s − D_t student
-    channels dead behind the ReLU that fine-tuning sees.
+    This is the rule for a teacher narrower than its student: the D_t target channels are spread over all D_s student
+    channels by this matrix. The L2 loss then equals the L2 loss of the student seen through the matrix, plus the
+    square of what the student puts outside of its D_t-dimensional range. Zero padding has the same geometry but would
+    leave D_s − D_t student channels dead behind the ReLU that fine-tuning sees.
     """
     if not 1 <= narrow <= wide:
         raise BadInput("expansion", (narrow, wide), "expected 1 ≤ teacher channels ≤ student channels")
     gaussian = torch.randn(wide, narrow, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     q, r = torch.linalg.qr(gaussian)
-    return (q * r.diagonal().sign()).T.contiguous()
+    expansion: Tensor = (q * r.diagonal().sign()).T.contiguous()
+    return expansion

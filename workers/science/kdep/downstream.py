@@ -1,7 +1,7 @@
 """What pre-training is worth: fine-tune on several sets, learning rate by validation, mean over seeds with an interval.
 
-KDEP, He et al., CVPR 2022, §4.1. The first seed tries every learning rate; the one that is best on validation is used for
-all seeds, and only its test scores count. Test scores never choose anything.
+KDEP, He et al., CVPR 2022, §4.1. The first seed tries every learning rate; the one that is best on validation is used
+for all seeds, and only its test scores count. Test scores never choose anything.
 
 B images, C classes.
 """
@@ -119,9 +119,7 @@ class DownstreamRun:
                     test=estimate(values, self.params.level),
                 )
             )
-        by_seed = [
-            math.fsum(entry.test.values[i] for entry in sets) / len(sets) for i in range(len(self.params.seeds))
-        ]
+        by_seed = [math.fsum(entry.test.values[i] for entry in sets) / len(sets) for i in range(len(self.params.seeds))]
         average = estimate(by_seed, self.params.level)
         return DownstreamResult(model=self.model, seeds=self.params.seeds, sets=tuple(sets), average=average)
 

@@ -2,15 +2,15 @@
 
 The last activation is found by walking the autograd graph back from the pooled feature through pooling, reshaping,
 concatenation and dropout: the first activation modules met are the last ones of the network. To read the feature before
-them they are replaced by the identity *while the context lasts*. Hooking the norm layer in front of them would be wrong:
-an in-place activation overwrites the very tensor that such a hook has kept.
+them they are replaced by the identity *while the context lasts*. Hooking the norm layer in front of them would be
+wrong: an in-place activation overwrites the very tensor that such a hook has kept.
 
 B images, D feature width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -21,9 +21,10 @@ from backend.domain.errors import BadInput
 
 # What may lie between the last activation and the pooled feature without changing which activation is the last one.
 _PASSED_THROUGH = frozenset({
-    "AdaptiveAvgPool2DBackward", "AdaptiveMaxPool2DBackward", "AliasBackward", "AsStridedBackward", "AvgPool2DBackward", "CatBackward",
-    "CloneBackward", "ExpandBackward", "MaxPool2DWithIndicesBackward", "MeanBackward", "MkldnnAdaptiveAvgPool2DBackward",
-    "NativeDropoutBackward", "PermuteBackward", "ReshapeAliasBackward", "SelectBackward", "SliceBackward",
+    "AdaptiveAvgPool2DBackward", "AdaptiveMaxPool2DBackward", "AliasBackward", "AsStridedBackward",
+    "AvgPool2DBackward", "CatBackward", "CloneBackward", "ExpandBackward", "MaxPool2DWithIndicesBackward",
+    "MeanBackward", "MkldnnAdaptiveAvgPool2DBackward", "NativeDropoutBackward", "PermuteBackward",
+    "ReshapeAliasBackward", "SelectBackward", "SliceBackward",
     "SplitBackward", "SqueezeBackward", "StackBackward", "ToCopyBackward", "TransposeBackward", "UnsafeViewBackward",
     "UnsqueezeBackward", "ViewBackward",
 })  # fmt: skip
@@ -40,7 +41,8 @@ _FUSED_HOMES = ("timm.layers.evo_norm", "timm.layers.filter_response_norm", "tim
 
 @dataclass(frozen=True)
 class LastActivation:
-    """One activation module whose output is pooled into the feature; `call` of its `calls` in a forward pass (0-based)."""
+    """One activation module whose output is pooled into the feature; `call` of its `calls` in a forward pass
+    (0-based)."""
 
     path: str
     call: int
@@ -87,18 +89,25 @@ def pooled_features(model: nn.Module, x: Tensor) -> Tensor:
         returns: [B, D].
 
     Raises:
-        BadInput: when the model has no timm `forward_features` / `forward_head(pre_logits=True)` with one vector a sample.
+        BadInput: when the model has no timm `forward_features` / `forward_head(pre_logits=True)` with one vector a
+        sample.
     """
     if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
-        raise BadInput("architecture", architecture_of(model), "expected a timm model with forward_features and forward_head")
+        raise BadInput(
+            "architecture", architecture_of(model), "expected a timm model with forward_features and forward_head"
+        )
     try:
-        feature = model.forward_head(model.forward_features(x), pre_logits=True)
+        feature = model.forward_head(model.forward_features(x), pre_logits=True)  # type: ignore[operator]
     except TypeError as error:
-        raise BadInput("architecture", architecture_of(model), f"its head gives no pre-logits feature ({error})") from error
+        raise BadInput(
+            "architecture", architecture_of(model), f"its head gives no pre-logits feature ({error})"
+        ) from error
     if isinstance(feature, Tensor) and feature.ndim == 4 and feature.shape[2:] == (1, 1):
         feature = feature.flatten(1)
     if not isinstance(feature, Tensor) or feature.ndim != 2:
-        raise BadInput("architecture", architecture_of(model), "expected one pooled feature vector a sample before the head")
+        raise BadInput(
+            "architecture", architecture_of(model), "expected one pooled feature vector a sample before the head"
+        )
     return feature
 
 
@@ -120,7 +129,7 @@ def find_feature_point(model: nn.Module, input_size: tuple[int, int, int] | None
     fused: set[object] = set()
     handles = []
 
-    def watch(path: str) -> object:
+    def watch(path: str) -> Callable[[nn.Module, object, Tensor], None]:
         def hook(module: nn.Module, args: object, output: Tensor) -> None:
             call = calls.get(path, 0)
             calls[path] = call + 1
@@ -134,7 +143,7 @@ def find_feature_point(model: nn.Module, input_size: tuple[int, int, int] | None
 
     for path, module in model.named_modules():
         if is_activation(module):
-            handles.append(module.register_forward_hook(watch(path)))  # type: ignore[arg-type]
+            handles.append(module.register_forward_hook(watch(path)))
         elif type(module).__module__ in _FUSED_HOMES:
             handles.append(module.register_forward_hook(watch_fused))
     parameter = next(model.parameters())
@@ -166,7 +175,8 @@ def find_feature_point(model: nn.Module, input_size: tuple[int, int, int] | None
 
 
 def is_activation(module: nn.Module) -> bool:
-    """A module that torch or timm call an activation, or any other without weights that is a non-linear function of each value."""
+    """A module that torch or timm call an activation, or any other without weights that is a non-linear function of
+    each value."""
     if type(module).__module__ in _ACTIVATION_HOMES:
         return not isinstance(module, nn.MultiheadAttention)
     if next(module.parameters(), None) is not None or next(module.children(), None) is not None:
@@ -224,9 +234,11 @@ class _Bypass(nn.Module):
 
 @contextmanager
 def without_last_activation(model: nn.Module, point: FeaturePoint) -> Iterator[nn.Module]:
-    """While the context lasts, the model's last activation is the identity; afterwards it is the very same object again.
+    """While the context lasts, the model's last activation is the identity; afterwards it is the very same object
+    again.
 
-    Parameters, buffers and the keys of `state_dict` of everything else stay as they are, so an optimizer built before goes on.
+    Parameters, buffers and the keys of `state_dict` of everything else stay as they are, so an optimizer built before
+    goes on.
     """
     replaced: list[tuple[nn.Module, str, nn.Module]] = []
     by_path: dict[str, set[int]] = {}

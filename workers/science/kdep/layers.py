@@ -1,8 +1,8 @@
 """The multi-layer variant of KDEP: the last stages of teacher and student, each aligned and transformed by itself.
 
-Stages are counted from the end, so that stage 1 is the penultimate feature of plain KDEP and stage k the k-th from last of
-either network. An earlier stage's feature is its map's mean over positions, before the stage's last activation where the map
-is the output of one activation, else as it is. He et al., CVPR 2022, supplementary.
+Stages are counted from the end, so that stage 1 is the penultimate feature of plain KDEP and stage k the k-th from
+last of either network. An earlier stage's feature is its map's mean over positions, before the stage's last
+activation where the map is the output of one activation, else as it is. He et al., CVPR 2022, supplementary.
 
 B images; D_k channels of stage k; maps are [B, D_k, H, W].
 """
@@ -35,7 +35,8 @@ from workers.science.training import Objective, Terms
 
 @dataclass(frozen=True)
 class StagePoint:
-    """One earlier stage: its index among timm's intermediates, its width, and the activation its map comes from, if any."""
+    """One earlier stage: its index among timm's intermediates, its width, and the activation its map comes from, if
+    any."""
 
     index: int
     width: int
@@ -116,7 +117,8 @@ def _intermediates(model: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 class _Tap(nn.Module):
-    """Stands in for an activation: does the same, and keeps what goes into it at one call (a copy, if it works in place)."""
+    """Stands in for an activation: does the same, and keeps what goes into it at one call (a copy, if it works in
+    place)."""
 
     def __init__(self, activation: nn.Module, call: int, calls: int) -> None:
         super().__init__()
@@ -200,7 +202,7 @@ class LayersObjective(Objective):
                 cached = self.target_of(batch.view)
         if cached.shape[1] != sum(self.points.widths):
             raise BadInput("target", int(cached.shape[1]), f"expected {sum(self.points.widths)} channels in all")
-        targets = cached.float().split(list(self.points.widths), dim=1)
+        targets = torch.split(cached.float(), list(self.points.widths), dim=1)
         parts = [
             feature_loss(feature, target, weight=weight)
             for feature, target, weight in zip(features, targets, self.weights, strict=True)

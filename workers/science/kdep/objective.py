@@ -1,4 +1,5 @@
-"""What a student learns in KDEP and in its baselines, as objectives of `training.fit`: He et al., CVPR 2022, §3 and table 2.
+"""What a student learns in KDEP and in its baselines, as objectives of `training.fit`: He et al., CVPR 2022, §3 and
+table 2.
 
 Teachers' targets arrive cached in `Batch.outputs["kdep_target"]`; without a cache a frozen teacher computes them.
 B samples, D_t teacher channels, D_s student channels, C classes.
@@ -82,8 +83,8 @@ class ConnectorObjective(_Distilled):
     """The learnable baselines: the student's feature goes through a trained connector to the teacher's channels.
 
     `conv_before_relu` compares features before either activation, `conv_after_relu` after both, `overhaul` compares the
-    connected pre-activation feature with the teacher's behind a margin ReLU, by a partial L2. The connector is thrown away
-    afterwards.
+    connected pre-activation feature with the teacher's behind a margin ReLU, by a partial L2. The connector is thrown
+    away afterwards.
 
     Args:
         align: One of the three.

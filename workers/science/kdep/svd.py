@@ -1,8 +1,8 @@
 """Singular vectors of a feature matrix that is never held: one float64 scatter matrix, streamed and merged over shards.
 
 With F centred [N, D], the right singular vectors of F are the eigenvectors of FᵀF and its singular values their square
-roots, so D² numbers are enough whatever N is. Partial sums are joined as in Chan, Golub and LeVeque (1979), which does not
-cancel when the mean is large. KDEP, He et al., CVPR 2022, §3.2.
+roots, so D² numbers are enough whatever N is. Partial sums are joined as in Chan, Golub and LeVeque (1979), which
+does not cancel when the mean is large. KDEP, He et al., CVPR 2022, §3.2.
 
 N samples, D channels, K components.
 """
@@ -159,7 +159,7 @@ def svd_basis(moments: FeatureMoments, rank: int) -> SvdBasis:
 
 
 def content_key(**content: Any) -> str:
-    """A file name for what depends on exactly this content (weights' hash, data's fingerprint, views…): 32 hex digits."""
+    """A file name for what depends on exactly this content (weights' hash, fingerprint of the data…): 32 hex digits."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

@@ -1,11 +1,12 @@
 """The teacher's side of KDEP, whole: pre-activation feature → alignment → transform → what the student learns.
 
-He et al., CVPR 2022, §3. N samples, B batch, D_t teacher channels, D_s student channels, K = min(D_t, D_s) aligned channels.
+He et al., CVPR 2022, §3. N samples, B batch, D_t teacher channels, D_s student channels, K = min(D_t, D_s) aligned
+channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,8 @@ from torch import Tensor
 from backend.domain.errors import BadInput
 from backend.domain.kdep import AlignmentReport, KdepParams
 from workers.science.kdep.align import FIXED_ALIGNERS, FixedAlign, isometric_expansion
-from workers.science.kdep.features import FeaturePoint, pre_activation_features
 from workers.science.kdep.svd import FeatureMoments, svd_basis
 from workers.science.kdep.transform import match_std, pts, standardise, std_ratio
-from workers.science.preprocessed import Preprocessed
 
 TARGET = "kdep_target"
 """Name of the cached targets in `Batch.outputs`."""
@@ -26,7 +25,8 @@ TARGET = "kdep_target"
 
 @dataclass(frozen=True)
 class TargetMap:
-    """From the teacher's feature to the student's target; a function of the teacher's moments, the params and the width.
+    """From the teacher's feature to the student's target; a function of the teacher's moments, the params and the
+    width.
 
     Shape:
         std: [K], of the aligned channels; original_std: [D_t]; expansion: [K, D_s] or None.
@@ -74,11 +74,13 @@ class TargetMap:
 def build_target_map(moments: FeatureMoments, student_width: int, params: KdepParams) -> TargetMap:
     """Fit alignment and transform to the teacher's moments.
 
-    A teacher narrower than the student: interpolation widens by itself; SVD and the choice of channels keep all D_t channels,
-    transform them, and spread them over the D_s student channels by a seeded isometry (`isometric_expansion`).
+    A teacher narrower than the student: interpolation widens by itself; SVD and the choice of channels keep all D_t
+    channels, transform them, and spread them over the D_s student channels by a seeded isometry
+    (`isometric_expansion`).
 
     Raises:
-        BadInput: the teacher is narrower and `params.narrow_teacher` is "refuse"; an aligner that is learnt, not fitted.
+        BadInput: the teacher is narrower and `params.narrow_teacher` is "refuse"; an aligner that is learnt, not
+        fitted.
     """
     if params.align not in FIXED_ALIGNERS:
         raise BadInput("align", params.align, f"one of: {', '.join(FIXED_ALIGNERS)}")
@@ -101,9 +103,9 @@ def build_target_map(moments: FeatureMoments, student_width: int, params: KdepPa
 
 
 def alignment_report(
-    target_map: TargetMap, moments: FeatureMoments, params: KdepParams, features: Iterable[Tensor] | None = None
+    target_map: TargetMap, moments: FeatureMoments, params: KdepParams, targets: Iterable[Tensor] | None = None
 ) -> AlignmentReport:
-    """Widths and std ratios; `features` (the teacher's, in batches) are needed for the ratio after a PTS transform.
+    """Widths and std ratios; the ratio after a transform needs `targets`, batches [B, D_s] of what the map returned.
 
     `variance_share` is the part of the teacher's variance that an SVD keeps.
     """
@@ -111,11 +113,13 @@ def alignment_report(
     after: float | None = std_ratio(target_map.std)
     if target_map.transform != "none":
         after = None
-        if features is not None:
-            transformed = FeatureDeviations.empty(kept)
-            for batch in features:
-                transformed.update(target_map.transformed(batch.double()))
-            after = std_ratio(transformed.std())
+        if targets is not None:
+            deviations = FeatureDeviations.empty(kept)
+            for batch in targets:
+                # The expansion has orthonormal rows, so its transpose takes it back exactly.
+                known = batch.double()
+                deviations.update(known if target_map.expansion is None else known @ target_map.expansion.T)
+            after = std_ratio(deviations.std())
     share = svd_basis(moments, kept).variance_share if params.align == "svd" else None
     return AlignmentReport(
         teacher_width=moments.width,
@@ -159,11 +163,3 @@ class FeatureDeviations:
         if self.count < 2:
             raise BadInput("features", self.count, "expected at least 2 samples")
         return (self.squares / (self.count - 1)).sqrt()
-
-
-@torch.no_grad()
-def teacher_features(teacher: Preprocessed, point: FeaturePoint, views: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The teacher's pre-activation features [B, D_t] of un-normalised views [B, 3, H, W], in eval mode; float32."""
-    teacher.eval()
-    for view in views:
-        yield pre_activation_features(teacher.model, teacher.prepare(view), point).float()

@@ -28,7 +28,8 @@ def standardise(features: Tensor, std: Tensor) -> Tensor:
 
 
 def match_std(features: Tensor, std: Tensor, original_std: Tensor) -> Tensor:
-    """Std matching (SM): channel i, by falling `std`, gets the i-th largest standard deviation of the original channels.
+    """Std matching (SM): channel i, by falling `std`, gets the i-th largest standard deviation of the original
+    channels.
 
     Shape:
         features: [N, D]; std: [D]; original_std: [D'] with D' ≥ D.
@@ -37,7 +38,9 @@ def match_std(features: Tensor, std: Tensor, original_std: Tensor) -> Tensor:
         expected = f"expected at least {std.shape[0]} original channels"
         raise BadInput("original_std", int(original_std.shape[0]), expected)
     wanted = torch.empty_like(std)
-    wanted[std.argsort(descending=True, stable=True)] = original_std.sort(descending=True).values[: std.shape[0]].to(std)
+    wanted[std.argsort(descending=True, stable=True)] = (
+        original_std.sort(descending=True).values[: std.shape[0]].to(std)
+    )
     return features * (wanted / _usable(std)).to(features.device, features.dtype)
 
 
