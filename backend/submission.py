@@ -50,6 +50,7 @@ class Child:
     kind: str
     spec: Mapping[str, Any] | BaseModel
     after: tuple[str, ...] = ()
+    retry_of: UUID | None = None
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,7 @@ def submit_study(
                 owner=owner,
                 after=(*after, *(by_key[key] for key in child.after)),
                 parent=study_id,
+                retry_of=child.retry_of,
             )
             for child in children
         ]
@@ -248,7 +250,7 @@ def retry(store: Store, settings: Settings, job_id: UUID, *, resume: bool = Fals
     if resume:
         raise Conflict("a study has no checkpoint; retry it, or resume its children one by one")
     again = [
-        Child(str(child.id), child.kind, child.spec, tuple(str(one) for one in child.after if one in inside))
+        Child(str(child.id), child.kind, child.spec, tuple(str(one) for one in child.after if one in inside), child.id)
         for child in children
         if child.id in inside
     ]

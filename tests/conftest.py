@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.fixtures_services"]
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
