@@ -129,7 +129,7 @@ def attention_branch(block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> 
     given = {**dict(zip(_names(type(block))[1:], args, strict=False)), **kwargs}
     accepted = _names(type(block.attn))
     y = block.attn(block.norm1(x), **{name: value for name, value in given.items() if name in accepted})  # type: ignore[operator]
-    return _drop(block, 1, _scaled(block, 1, y))
+    return _drop(block, 1, scaled(block, 1, y))
 
 
 def attention_half(block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -143,12 +143,12 @@ def local_half(block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor
         return x
     given = {**dict(zip(_names(type(block))[1:], args, strict=False)), **kwargs}
     y = block.local_mp(block.norm3(x), given["H"], given["W"])  # type: ignore[operator]
-    return x + _drop(block, 3, _scaled(block, 3, y))
+    return x + _drop(block, 3, scaled(block, 3, y))
 
 
 def mlp_branch(block: nn.Module, x: Tensor) -> Tensor:
     """drop_path(scale(mlp(norm2 x̃)))."""
-    return _drop(block, 2, _scaled(block, 2, block.mlp(block.norm2(x))))  # type: ignore[operator]
+    return _drop(block, 2, scaled(block, 2, block.mlp(block.norm2(x))))  # type: ignore[operator]
 
 
 def mlp_half(block: nn.Module, x: Tensor) -> Tensor:
@@ -168,7 +168,8 @@ def scale_parameter(block: nn.Module, which: int) -> nn.Parameter | None:
     return None
 
 
-def _scaled(block: nn.Module, which: int, y: Tensor) -> Tensor:
+def scaled(block: nn.Module, which: int, y: Tensor) -> Tensor:
+    """LayerScale of branch 1 (attention), 2 (MLP) or 3 (XCiT's local one) applied to [..., D]; y itself without one."""
     for name in _SCALES[which]:
         part = getattr(block, name, None)
         if isinstance(part, nn.Module):
