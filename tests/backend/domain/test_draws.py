@@ -27,7 +27,9 @@ def test_every_pair_is_equally_likely():
     assert min(counts.values()) > 400  # 500 expected, five standard deviations
 
 
-@pytest.mark.parametrize(("names", "n", "seed"), [("ab", 3, 0), ("a", 1, 0), ("ab", 0, 0), ("abc", -1, 0), ("ab", 1, -1)])
+@pytest.mark.parametrize(
+    ("names", "n", "seed"), [("ab", 3, 0), ("a", 1, 0), ("ab", 0, 0), ("abc", -1, 0), ("ab", 1, -1)]
+)
 def test_impossible_draws(names, n, seed):
     with pytest.raises(BadInput):
         draw_pairs(names, n, seed)

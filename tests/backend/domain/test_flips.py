@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.domain.errors import BadInput
-from backend.domain.flip_entropy import flip_sums
 from backend.domain.flips import (
     class_flips,
     correctness,
@@ -171,7 +170,9 @@ def test_laws_of_a_pair_table(zoo):
     assert len(table) == m * (m - 1)
     assert table.n_incomparable == 0
     assert (table.positive_flips - table.negative_flips == (table.accuracy_difference * table.n_samples).round()).all()
-    np.testing.assert_allclose(table.positive_flip_rate - table.negative_flip_rate, table.accuracy_difference, atol=1e-12)
+    np.testing.assert_allclose(
+        table.positive_flip_rate - table.negative_flip_rate, table.accuracy_difference, atol=1e-12
+    )
     np.testing.assert_allclose(table.teacher_accuracy - table.student_accuracy, table.accuracy_difference, atol=1e-12)
     by_pair = {(t, s): i for i, (t, s) in enumerate(zip(table.teacher, table.student, strict=True))}
     back = [by_pair[s, t] for t, s in zip(table.teacher, table.student, strict=True)]
@@ -197,27 +198,12 @@ def test_order_of_samples_and_names_of_classes_do_not_matter(zoo, seed):
     np.testing.assert_array_equal(count_flips(correct[:, shuffled]).positive, count_flips(correct).positive)
 
 
-def test_threads_and_blocks_change_no_bit():
-    rng = np.random.default_rng(3)
-    classes = np.concatenate([np.repeat(np.arange(301), 5), np.full(200, 301)])  # an odd number of small classes, a large one
-    correct = rng.random((150, len(classes))) < 0.6
-    one, many = (flip_sums(correct, classes, threads=n) for n in (1, 5))
-    np.testing.assert_array_equal(one, many)
-    assert one[7, 11] > 0
-
-
 def test_flips_spread_evenly_over_a_thousand_classes_have_the_largest_entropy():
     correct = np.stack([np.ones(2000, dtype=bool), np.zeros(2000, dtype=bool)])
     entropy = flip_entropy(correct, np.repeat(np.arange(1000), 2), 1000)
     assert entropy[0, 1] == pytest.approx(6.9078, abs=5e-5)
     assert entropy[1, 0] == 0
     assert entropy[0, 0] == 0
-
-
-def test_classes_of_63_64_65_samples_and_all_flipped():
-    for size in (1, 63, 64, 65, 128, 255, 256):
-        correct = np.stack([np.ones(2 * size, dtype=bool), np.zeros(2 * size, dtype=bool)])
-        assert flip_entropy(correct, np.repeat([0, 1], size), 2)[0, 1] == pytest.approx(math.log(2))
 
 
 def test_counts_stay_exact_beyond_one_block_of_columns():
