@@ -21,6 +21,7 @@ from backend.domain.jobs import Cause
 from backend.settings import Settings
 from backend.store import jobs
 from backend.store.job_records import Claim
+from backend.store.job_retries import RetryPolicy
 from backend.store.queries.attempts import last_cause
 from backend.store.session import Store
 from workers.lifecycle import Spool, replay
@@ -166,7 +167,7 @@ class Attempt:
                 if outcome == "drained" or (outcome is None and self.doom == "drained"):
                     return jobs.release(connection, self.id, self.fence).value
                 cause, message = self.why()
-                retry = jobs.RetryPolicy.of(self.settings)
+                retry = RetryPolicy.of(self.settings)
                 details = self.details()
                 return jobs.fail(connection, self.id, self.fence, cause, message, retry=retry, details=details).value
         except LostLease:
@@ -242,8 +243,7 @@ def _memory_events() -> list[Path]:
         if controllers == "":
             found.append(CGROUP / place.lstrip("/") / "memory.events")
         elif "memory" in controllers.split(","):
-            for base in (CGROUP / "memory" / place.lstrip("/"), CGROUP / "memory"):
-                found.append(base / "memory.oom_control")
+            found += [CGROUP / "memory" / part / "memory.oom_control" for part in (place.lstrip("/"), "")]
     return [path for path in found if path.exists()][:1]
 
 

@@ -41,12 +41,12 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     while True:
-        readable = select.select([server, wake_r], [], [])[0]
+        readable = select.select([server.fileno(), wake_r], [], [])[0]
         if wake_r in readable:
             with contextlib.suppress(BlockingIOError):
                 os.read(wake_r, 4096)
             _reap(channel)
-        if server in readable:
+        if server.fileno() in readable:
             request, descriptors, _, _ = socket.recv_fds(server, 1, 1)
             if not request:
                 return

@@ -19,6 +19,7 @@ import structlog
 from backend.domain.errors import StoreUnavailable
 from backend.settings import Settings
 from backend.store import jobs
+from backend.store.job_retries import RetryPolicy
 from backend.store.session import Store
 from workers.lifecycle import Backoff
 
@@ -131,7 +132,7 @@ class Keeper:
         with self.store.write() as connection:
             reaped = jobs.reap(
                 connection,
-                retry=jobs.RetryPolicy.of(self.settings),
+                retry=RetryPolicy.of(self.settings),
                 guard_s=self.settings.reaper_guard_s,
                 reachable_s=now - self.reachable_since,
             )

@@ -32,7 +32,7 @@ from sqlalchemy import Connection
 
 from backend.domain.errors import BadInput, CancelRequested, LostLease, StoreUnavailable
 from backend.domain.progress import Progress
-from backend.domain.records import Record, content_hash
+from backend.domain.records import Record, canonical_json, content_hash
 from backend.domain.specs import dump_spec
 from backend.settings import Settings
 from backend.store import artifacts, jobs
@@ -254,7 +254,8 @@ class RunningJob:
     def checkpoint_with(self, provider: Callable[[], Any]) -> None:
         """Let `record` keep checkpoints by itself: every so many steps or seconds, and before stopping.
 
-        `provider` gives the nested state between two steps (see `workers.inputs.checkpoints.save_state`).
+        `provider` gives the nested state between two steps (see `workers.inputs.checkpoints.save_state`; a state
+        without tensors is written as JSON, and needs no torch).
         """
         self._provider = provider
 
@@ -265,15 +266,20 @@ class RunningJob:
             NonFiniteState: The state holds NaN; the checkpoint before it stands.
             LostLease: The attempt is no longer its own.
         """
-        from workers.inputs.checkpoints import save_state
-
         began = time.monotonic()
-        name = f"checkpoint-{step:09d}.safetensors"
-        saved = save_state(self.scratch / name, state, metadata={"spec": self._spec_hash(), "step": str(step)})
-        try:
-            uri, _, sha256 = artifacts.put(self.settings.artifacts, self._place(name), saved.path)
-        finally:
-            saved.path.unlink(missing_ok=True)
+        header = {"spec": self._spec_hash(), "step": str(step)}
+        if _is_plain(state):
+            data = canonical_json({**header, "state": state}).encode()
+            uri, _, sha256 = artifacts.put(self.settings.artifacts, self._place(f"checkpoint-{step:09d}.json"), data)
+        else:
+            from workers.inputs.checkpoints import save_state
+
+            name = f"checkpoint-{step:09d}.safetensors"
+            saved = save_state(self.scratch / name, state, metadata=header)
+            try:
+                uri, _, sha256 = artifacts.put(self.settings.artifacts, self._place(name), saved.path)
+            finally:
+                saved.path.unlink(missing_ok=True)
         self._pointer = Checkpoint(uri, sha256, step)
         self.flush()
         self._kept_at, self._kept_step = time.monotonic(), step
@@ -281,17 +287,10 @@ class RunningJob:
 
     def resume_state(self) -> Any | None:
         """The newest state that is whole and belongs to this job's spec, or None: then the job starts anew."""
-        from workers.inputs.checkpoints import load_state, read_metadata
-
         for pointer in self.checkpoints:
             try:
-                sha256 = pointer.sha256 if self.settings.guard("checksum") else None
-                path = artifacts.fetch(pointer.uri, sha256)
-                state = load_state(path, sha256=sha256)
-                found = read_metadata(path).get("spec")
-                if found != self._spec_hash():
-                    raise BadInput("checkpoint", pointer.uri, "a checkpoint of the same spec")
-            except (BadInput, FileNotFoundError, OSError, ValueError) as error:
+                state = self._load(pointer)
+            except (BadInput, OSError, ValueError) as error:
                 self.log(f"checkpoint of step {pointer.step} cannot be used: {error}")
                 continue
             self.log(f"goes on from step {pointer.step}")
@@ -301,6 +300,20 @@ class RunningJob:
             self.log("no usable checkpoint; starts anew")
         self._last_step = 0
         return None
+
+    def _load(self, pointer: Checkpoint) -> Any:
+        sha256 = pointer.sha256 if self.settings.guard("checksum") else None
+        path = artifacts.fetch(pointer.uri, sha256)
+        if path.suffix == ".json":
+            content = json.loads(path.read_text(encoding="utf-8"))
+            state, spec = content.get("state"), content.get("spec")
+        else:
+            from workers.inputs.checkpoints import load_state, read_metadata
+
+            state, spec = load_state(path), read_metadata(path).get("spec")
+        if spec != self._spec_hash():
+            raise BadInput("checkpoint", pointer.uri, "a checkpoint of the same spec")
+        return state
 
     def _due(self, now: float) -> bool:
         since_s = now - self._kept_at
@@ -412,6 +425,17 @@ class RunningJob:
 
     def _place(self, name: str) -> str:
         return f"{self.id}/{self.fence}/{name}"
+
+
+def _is_plain(state: Any) -> bool:
+    """Whether JSON holds a state exactly."""
+    if isinstance(state, dict):
+        return all(isinstance(key, str) and _is_plain(value) for key, value in state.items())
+    if isinstance(state, list):
+        return all(_is_plain(value) for value in state)
+    if isinstance(state, float):
+        return math.isfinite(state)
+    return state is None or type(state) in (bool, int, str)
 
 
 def replay(connection: Connection, job_id: UUID, fence: int, attempt: int, events: list[Event]) -> None:

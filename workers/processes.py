@@ -27,7 +27,7 @@ from typing import Any
 
 CANCEL, DRAIN = signal.SIGUSR1, signal.SIGUSR2
 PR_SET_PDEATHSIG = 1
-# Libraries that every torch job imports. pyarrow is not among them: it starts a thread, and a server that forks has one.
+# What every torch job imports. Not pyarrow: it starts a thread, and a server that forks must have one only.
 HEAVY = ("torch", "timm", "safetensors.torch", "workers.inputs.checkpoints")
 LIGHT = ("backend.store.jobs", "backend.store.artifacts", "workers.runner")
 
@@ -103,11 +103,9 @@ class Channel:
 class Child:
     """A job's process: leader of its own group."""
 
-    def __init__(
-        self, channel: Channel, pid: int | None = None, process: subprocess.Popen[bytes] | None = None
-    ) -> None:
+    def __init__(self, channel: Channel, process: subprocess.Popen[bytes] | None = None) -> None:
         self.channel = channel
-        self.pid = process.pid if process else pid
+        self.pid: int | None = process.pid if process else None
         self.ready = False
         self.status: int | None = None
         self._process = process

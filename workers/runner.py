@@ -217,9 +217,7 @@ def _set_threads(count: int) -> None:
     if torch is not None:
         torch.set_num_threads(count)
     with contextlib.suppress(ImportError):
-        import threadpoolctl
-
-        threadpoolctl.threadpool_limits(count)
+        importlib.import_module("threadpoolctl").threadpool_limits(count)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ class Supervisor:
         self.host = socket.gethostname()
         self.name = f"{self.host}:{os.getpid()}"
         self.store = Store.open(settings.database, settings=settings)
-        self.doorbell = Doorbell(settings, self.store)
+        self.doorbell = Doorbell(self.store)
         self.keeper = Keeper(settings, self.store, self.doorbell.ring)
         self.nursery = Nursery(settings)
         self.slots = make_slots(queues, gpus)
@@ -69,7 +69,7 @@ class Supervisor:
         self._away = Backoff(most_s=5.0)
         self._try_at = 0.0
         self._idle_since = time.monotonic()
-        self._largest_checkpoint = 0
+        self._drain_since: float | None = None
         self._told_full = False
 
     # --- the three ways to work ------------------------------------------------------------------------------------
@@ -124,7 +124,8 @@ class Supervisor:
 
     def _wait(self) -> None:
         channels: list[int] = [*self.nursery.channels(), self.doorbell.fileno()]
-        channels += [slot.attempt.child.channel.fileno() for slot in self.slots if _open(slot)]
+        open_channels = [slot.attempt.child.channel for slot in self.slots if slot.attempt is not None]
+        channels += [channel.fileno() for channel in open_channels if not channel.closed]
         # A doomed process is killed again until it is gone: its number may arrive after the order to end it.
         pressing = any(slot.attempt and slot.attempt.doom for slot in self.slots)
         timeout_s = 0.02 if pressing else min(0.2, self.settings.poll_s) if self._busy() else self.settings.poll_s
@@ -245,7 +246,7 @@ class Supervisor:
         if not self.settings.guard("disk"):
             return False
         free = shutil.disk_usage(self.settings.data_dir).free
-        full = free < max(self.settings.min_free_bytes, 3 * self._largest_checkpoint)
+        full = free < self.settings.min_free_bytes
         if full and not self._told_full:
             log.error("too little disk; no new jobs are taken", free_bytes=free, folder=str(self.settings.data_dir))
         self._told_full = full
@@ -272,7 +273,11 @@ class Supervisor:
         return bool(self._ended) or any(slot.attempt is not None for slot in self.slots)
 
     def _drained(self) -> bool:
-        return self.draining() and not self._busy()
+        """Whether to leave: told to, and nothing is left to do, or no time to do it (the lease then runs out)."""
+        if not self.draining():
+            return False
+        self._drain_since = self._drain_since or time.monotonic()
+        return not self._busy() or time.monotonic() - self._drain_since > 0.9 * self.settings.drain_s
 
     def _warm_if_idle(self) -> None:
         idle = not self._busy() and time.monotonic() - self._idle_since > WARM_AFTER_S
@@ -287,10 +292,6 @@ class Supervisor:
     def _store_back(self) -> None:
         self._away.worked()
         self._try_at = 0.0
-
-
-def _open(slot: Slot) -> bool:
-    return slot.attempt is not None and not slot.attempt.child.channel.closed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

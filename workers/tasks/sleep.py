@@ -25,15 +25,17 @@ class OutOfMemoryError(RuntimeError):
 def run(job: RunningJob) -> dict[str, Any]:
     """Count to `steps`. `fault` strikes before `fault_step` is counted (0: at the first step)."""
     spec: SleepSpec = job.spec
-    digest = ""
-    for step in range(1, spec.steps + 1):
+    state = job.resume_state() or {"step": 0, "digest": ""}
+    job.checkpoint_with(lambda: dict(state))
+    for step in range(state["step"] + 1, spec.steps + 1):
         if spec.fault != "none" and step >= spec.fault_step:
             _strike(spec.fault, step)
         time.sleep(spec.step_s)
-        digest = hashlib.sha256(f"{digest}{step}".encode()).hexdigest()
+        state = {"step": step, "digest": hashlib.sha256(f"{state['digest']}{step}".encode()).hexdigest()}
         job.record(Progress(step=step, total=spec.steps, metrics={"level": step / spec.steps}))
-    job.attach("digest.json", json.dumps({"digest": digest, "steps": spec.steps}).encode(), "application/json")
-    return {"steps": spec.steps, "digest": digest}
+    result = {"steps": spec.steps, "digest": state["digest"]}
+    job.attach("digest.json", json.dumps(result).encode(), "application/json")
+    return result
 
 
 def _strike(fault: str, step: int) -> None:
