@@ -70,6 +70,10 @@ class Transfer(TrainingParams):
 
     min_teachers: ClassVar[int] = 1
     max_teachers: ClassVar[int | None] = 1
+    teacher_output: ClassVar[Literal["logits", "features"]] = "logits"
+    """What of a teacher the method reads, and a cache has to hold."""
+    reads_frozen_student: ClassVar[bool] = False
+    """Whether the initial student is asked too."""
 
     augment: Augment = "paper"
 
@@ -111,6 +115,7 @@ class SelfKLParams(Distillation):
     needs_labels: ClassVar[bool] = False
     min_teachers: ClassVar[int] = 0
     max_teachers: ClassVar[int | None] = 0
+    reads_frozen_student: ClassVar[bool] = True
     method: Literal["self_kl"] = "self_kl"
 
 
@@ -149,6 +154,7 @@ class KLDPParams(Distillation):
 
     needs_labels: ClassVar[bool] = False
     max_teachers: ClassVar[int | None] = None
+    reads_frozen_student: ClassVar[bool] = True
     method: Literal["kl_dp"] = "kl_dp"
     partition: Literal["supervised", "unsupervised"] = Field("supervised", description="score that picks the target")
     multi: Literal["sequential", "parallel", "soup"] = "sequential"
@@ -183,6 +189,7 @@ class SoftCEParams(Distillation):
 class CDParams(Transfer):
     """KL between softmaxed cosine-similarity matrices of the batch's features, plus cross-entropy."""
 
+    teacher_output: ClassVar[Literal["logits", "features"]] = "features"
     method: Literal["cd"] = "cd"
     kd_weight: float = Field(0.5, ge=0, le=1)
 
@@ -190,6 +197,7 @@ class CDParams(Transfer):
 class CRDParams(Transfer):
     """Contrastive representation distillation with a memory bank, plus cross-entropy."""
 
+    teacher_output: ClassVar[Literal["logits", "features"]] = "features"
     method: Literal["crd"] = "crd"
     kd_weight: float = Field(0.444, ge=0, le=1)
     feature_dim: int = Field(128, ge=1, le=65_536, description="width of the projection heads")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,10 +16,12 @@ def epoch_order(n_samples: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
 def batch_bounds(n_samples: int, batch_size: int) -> list[tuple[int, int]]:
     """Where each batch of an epoch begins and ends.
 
-    The last, incomplete batch is kept. One of a single sample is merged into the batch before it (BatchNorm has no
-    variance of one sample), so that every sample is met once in every epoch.
+    As few batches as hold all samples, of sizes that differ by one at most: none is larger than `batch_size`, every
+    sample is met once in every epoch, and BatchNorm never meets a remainder of a few samples, which wrecks its running
+    statistics. Where `batch_size` divides `n_samples` all batches have that size.
     """
-    starts = list(range(0, n_samples, batch_size))
-    if len(starts) > 1 and batch_size > 1 and n_samples - starts[-1] == 1:
-        starts.pop()
-    return list(zip(starts, [*starts[1:], n_samples], strict=True))
+    n_batches = -(-n_samples // batch_size)
+    if n_batches > 1 and batch_size > 1 and n_samples // n_batches < 2:
+        n_batches -= 1  # no batch of a single sample: one is a sample larger instead
+    edges = [round(i * n_samples / n_batches) for i in range(n_batches + 1)] if n_batches else [0]
+    return list(pairwise(edges))

@@ -43,6 +43,8 @@ class Preprocessed(nn.Module):
         interpolation: str = "bicubic",
     ) -> None:
         super().__init__()
+        if len(mean) not in (1, 3) or len(std) != len(mean) or min(std) <= 0:
+            raise BadInput("mean, std", (mean, std), "one or three values each, std above 0")
         sizes = (input_size,) if isinstance(input_size, int) else tuple(input_size)
         self.height, self.width = (sizes[0], sizes[0]) if len(sizes) == 1 else sizes[-2:]
         self.channels = sizes[0] if len(sizes) == 3 else len(mean)
@@ -50,8 +52,6 @@ class Preprocessed(nn.Module):
             raise BadInput(
                 "input_size", input_size, "side, (height, width) or (channels, height, width), 1 or 3 channels"
             )
-        if len(mean) not in (1, 3) or len(std) != len(mean) or min(std) <= 0:
-            raise BadInput("mean, std", (mean, std), "one or three values each, std above 0")
         if interpolation not in INTERPOLATIONS:
             raise BadInput("interpolation", interpolation, f"one of: {', '.join(INTERPOLATIONS)}")
         self.model = model

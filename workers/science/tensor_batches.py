@@ -29,7 +29,7 @@ class FrozenOutputs(Protocol):
 class TensorBatches:
     """Epochs over in-memory images, a pure function of (params.seed, epoch).
 
-    Every sample is met once in each epoch, in a new order; a last batch of a single sample joins the one before it.
+    Every sample is met once in each epoch, in a new order, in batches of nearly equal size (`batch_bounds`).
     Epoch e shows view e, or e mod V where `params.views` is V; with V at least the number of epochs both are the same.
 
     Args:

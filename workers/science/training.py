@@ -43,6 +43,7 @@ from backend.domain.methods import TrainingParams
 from backend.domain.progress import Progress
 from workers.science.batch import Batch, Batches
 from workers.science.batchnorm import batchnorm_layers, frozen_statistics
+from workers.science.order import batch_bounds
 from workers.science.preprocessed import classifier_parameters
 
 Terms = dict[str, Tensor]
@@ -305,7 +306,7 @@ class Training:
             self.optimizer.zero_grad(set_to_none=True)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            self.micro_batch = max(floor, size // 2)
+            self.micro_batch = max(floor, -(-size // 2))
             exact = not self.has_batchnorm and self.objective.per_sample
             self._messages.append(
                 f"out of memory at step {self.step + 1}: micro-batch {size} → {self.micro_batch}, same effective batch"
@@ -349,7 +350,9 @@ class Training:
         metrics = {name: math.fsum(terms[name] for terms in self._window) / len(self._window) for name in names}
         self._window = []
         if self.epoch_ended:
-            metrics |= {name: value for name, value in self.objective.diagnostics().items() if math.isfinite(value)}
+            with torch.no_grad():
+                figures = self.objective.diagnostics()
+            metrics |= {name: value for name, value in figures.items() if math.isfinite(value)}
         return metrics | {"lr": float(self.optimizer.param_groups[0]["lr"])}
 
     def _on_device(self, batch: Batch) -> Batch:
@@ -385,15 +388,12 @@ def _step_seed(seed: int, step: int) -> int:
 
 
 def _parts(batch: Batch, size: int) -> Iterator[Batch]:
-    """The batch in slices of `size`; a last one of a single sample joins the one before it."""
-    n = len(batch)
-    starts = list(range(0, n, size))
-    if len(starts) > 1 and size > 1 and n - starts[-1] == 1:
-        starts.pop()
-    if len(starts) == 1:
+    """The batch in nearly equal slices of at most `size`, none of a single sample if that can be."""
+    bounds = batch_bounds(len(batch), size)
+    if len(bounds) == 1:
         yield batch
         return
-    for start, stop in zip(starts, [*starts[1:], n], strict=True):
+    for start, stop in bounds:
         labels = None if batch.labels is None else batch.labels[start:stop]
         outputs = {name: out[start:stop] for name, out in batch.outputs.items()}
         yield Batch(batch.view[start:stop], labels, batch.indices[start:stop], outputs)

@@ -29,7 +29,7 @@ def cosine_distillation(student_features: Tensor, teacher_features: Tensor) -> T
 
 
 def _similarities(features: Tensor) -> Tensor:
-    unit = F.normalize(features.float() if features.dtype != torch.float64 else features, dim=1)
+    unit = F.normalize(features.double(), dim=1)
     return unit @ unit.T
 
 

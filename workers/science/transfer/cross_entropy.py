@@ -22,7 +22,7 @@ def label_smoothed_cross_entropy(student_logits: Tensor, labels: Tensor, *, smoo
     Shape:
         student_logits: [B, C], before any softmax; labels: [B] → scalar.
     """
-    return F.cross_entropy(student_logits.float(), labels, label_smoothing=smoothing)
+    return F.cross_entropy(student_logits.double(), labels, label_smoothing=smoothing)
 
 
 class CrossEntropy(Objective):
@@ -32,7 +32,7 @@ class CrossEntropy(Objective):
         self.params = params
 
     def loss(self, student: nn.Module, batch: Batch) -> Terms:
-        return {"loss": F.cross_entropy(student(batch.view).float(), labels_of(batch, "ce"))}
+        return {"loss": F.cross_entropy(student(batch.view).double(), labels_of(batch, "ce"))}
 
 
 class LabelSmoothing(Objective):

@@ -25,7 +25,7 @@ def partition_scores(logits: Tensor, labels: Tensor | None) -> Tensor:
     Shape:
         logits: [B, C]; labels: [B] or None → [B].
     """
-    probs = logits.float().softmax(dim=1) if logits.dtype != torch.float64 else logits.softmax(dim=1)
+    probs = logits.double().softmax(dim=1)
     return probs.amax(dim=1) if labels is None else probs.gather(1, labels[:, None]).squeeze(1)
 
 

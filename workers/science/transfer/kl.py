@@ -19,13 +19,14 @@ from workers.science.transfer.roles import FROZEN_STUDENT, FrozenModels, Roles, 
 def kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
     """T² / B · Σ KL(σ(z_t / T) ‖ σ(z_s / T)), nats; the teacher is the target.
 
-    0 where both agree; never negative. Computed in float32 at least.
+    0 where both agree; never negative. Computed in float64: at large T the terms nearly cancel, and T² enlarges what
+    is left of their rounding.
 
     Shape:
         student_logits, teacher_logits: [B, C] → scalar.
     """
-    student_log_probs = F.log_softmax(_wide(student_logits) / temperature, dim=1)
-    teacher_log_probs = F.log_softmax(_wide(teacher_logits) / temperature, dim=1)
+    student_log_probs = F.log_softmax(student_logits.double() / temperature, dim=1)
+    teacher_log_probs = F.log_softmax(teacher_logits.double() / temperature, dim=1)
     divergence = F.kl_div(student_log_probs, teacher_log_probs, reduction="batchmean", log_target=True)
     return divergence * temperature**2
 
@@ -46,7 +47,7 @@ def mix(distillation: Tensor, student_logits: Tensor, labels: Tensor | None, kd_
     """kd_weight · distillation + (1 - kd_weight) · cross-entropy, as named terms; without `labels` the first alone."""
     if labels is None or kd_weight == 1:
         return {"loss": distillation, "distillation": distillation.detach()}
-    cross_entropy = F.cross_entropy(_wide(student_logits), labels)
+    cross_entropy = F.cross_entropy(student_logits.double(), labels)
     loss = kd_weight * distillation + (1 - kd_weight) * cross_entropy
     return {"loss": loss, "distillation": distillation.detach(), "cross_entropy": cross_entropy.detach()}
 
@@ -108,7 +109,3 @@ def only_teacher(roles: Roles) -> str:
     if len(roles.teachers) != 1:
         raise BadInput("teachers", list(roles.teachers), "one at a time")
     return next(iter(roles.teachers))
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()

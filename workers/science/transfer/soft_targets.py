@@ -24,8 +24,8 @@ def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor, *, temper
     Shape:
         student_logits, teacher_logits: [B, C] → scalar.
     """
-    targets = (teacher_logits.to(torch.promote_types(teacher_logits.dtype, torch.float32)) / temperature).softmax(dim=1)
-    return F.cross_entropy(student_logits.to(targets.dtype) / temperature, targets) * temperature**2
+    targets = (teacher_logits.double() / temperature).softmax(dim=1)
+    return F.cross_entropy(student_logits.double() / temperature, targets) * temperature**2
 
 
 class SoftTargets(Objective):
