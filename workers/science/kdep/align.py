@@ -64,8 +64,12 @@ def align_at_random(moments: FeatureMoments, width: int, seed: int = 0) -> Fixed
 
 def interpolate_linearly(moments: FeatureMoments, width: int, seed: int = 0) -> FixedAlign:
     """Read the channels as samples of a curve and resample it linearly; widens as well as it narrows."""
-    weight = F.interpolate(torch.eye(moments.width)[:, None], size=width, mode="linear", align_corners=False)[:, 0]
+    weight = _resampled(torch.eye(moments.width, dtype=torch.float64), width)
     return FixedAlign(_no_offset(moments), weight.to(moments.scatter))
+
+
+def _resampled(rows: Tensor, width: int) -> Tensor:
+    return F.interpolate(rows[:, None], size=width, mode="linear", align_corners=False)[:, 0]
 
 
 def interpolate_nearest(moments: FeatureMoments, width: int, seed: int = 0) -> FixedAlign:
