@@ -74,6 +74,10 @@ class FlippedSample(Record):
     student_p_top1: float | None = None
     teacher_p_label: float | None = None
     student_p_label: float | None = None
+    teacher_top5: tuple[int, ...] | None = Field(default=None, description="best classes first, fewer in small spaces")
+    student_top5: tuple[int, ...] | None = None
+    teacher_p_top5: tuple[float, ...] | None = None
+    student_p_top5: tuple[float, ...] | None = None
     thumbnail: str | None = Field(default=None, description="path of the image under the API, where one was packed")
 
 

@@ -1,0 +1,1 @@
+"""The `zoograft` command, by noun. A foreground run is *submit and attach*."""

@@ -1,0 +1,112 @@
+"""`zoograft study …` and `zoograft report`: grids of transfers, and a page to keep or to send."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backend.cli.follow import Detach, attach, require_workers, show_queued
+from backend.cli.opening import open_store, parse_id
+from backend.cli.output import Json, Limit, note, pages, print_fields, print_items, print_json, print_table, when
+from backend.domain.errors import BadInput
+
+app = typer.Typer(no_args_is_help=True, help="Studies: many transfers as one job.")
+
+
+def register(main: typer.Typer) -> None:
+    main.command("report")(report)
+
+
+@app.command("run")
+def run_study(
+    file: Annotated[Path, typer.Argument(help="The study, as YAML.")], detach: Detach = False, json: Json = False
+) -> None:
+    """Run a study: every combination of its grid is a job, and the report compares them.
+
+    zoograft study run examples/digits.yaml
+    """
+    from backend import studies, submission
+
+    if not detach:
+        require_workers("study", "study run")
+    if not file.is_file():
+        raise BadInput("file", str(file), "an existing YAML file")
+    with open_store() as (settings, store):
+        job = submission.submit_study(store, settings, studies.load(file)).job
+        if detach:
+            show_queued(job, json=json)
+        else:
+            attach(settings, store, job, json=json)
+
+
+@app.command("ls")
+def list_studies(limit: Limit = None, json: Json = False) -> None:
+    """List studies, the newest first."""
+    from backend.store.queries import jobs as queries
+
+    with open_store() as (_, store), store.read() as connection:
+        items = pages(lambda size, cursor: queries.studies(connection, limit=size, cursor=cursor), limit)
+        if json:
+            print_items(items)
+            return
+        print_table(
+            ("id", "state", "children", "created (UTC)"),
+            (
+                (
+                    study.job.id,
+                    study.job.state,
+                    ", ".join(f"{number} {state}" for state, number in sorted(study.children.items())),
+                    when(study.job.created_at),
+                )
+                for study in items
+            ),
+        )
+
+
+@app.command("show")
+def show_study(id: Annotated[str, typer.Argument(help="The study's id.")], json: Json = False) -> None:
+    """Show one study: its children by state, and its result."""
+    from backend.store.queries import jobs as queries
+
+    with open_store() as (_, store), store.read() as connection:
+        study = queries.study(connection, parse_id(id))
+    if json:
+        print_json(study)
+    else:
+        print_fields(study.model_dump(mode="json"))
+
+
+def report(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")],
+    pair: Annotated[
+        tuple[str, str] | None, typer.Option(help="A teacher and a student.", metavar="TEACHER STUDENT")
+    ] = None,
+    study: Annotated[str | None, typer.Option(help="A study's id.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Of the pair: the only one they share may be left out.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of the pair.")] = None,
+    json: Json = False,
+) -> None:
+    """Write one pair or one study as a self-contained HTML page, plots included.
+
+    zoograft report --pair resnet18 vit_tiny -o pair.html
+    """
+    if (pair is None) == (study is None):
+        raise BadInput("--pair", None, "either --pair TEACHER STUDENT or --study ID")
+    from backend.cli.report import write_report
+
+    with open_store() as (settings, store):
+        write_report(
+            settings,
+            store,
+            output,
+            pair=pair,
+            study=None if study is None else parse_id(study, "--study"),
+            dataset=dataset,
+            split=split,
+        )
+    if json:
+        print_json({"file": str(output)})
+    else:
+        note(f"written to {output}")
