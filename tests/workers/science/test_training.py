@@ -117,7 +117,7 @@ def test_micro_batches_make_the_same_step(n_micro):
 
 
 def test_out_of_memory_halves_the_micro_batch_and_goes_on():
-    calm, hungry = training_of(params_of()), training_of(params_of(), objective=Hungry(2))
+    calm, hungry = training_of(params_of()), training_of(params_of(), objective=Hungry(3))
     list(fit(calm))
     seen = list(fit(hungry))
     assert hungry.micro_batch == 2
