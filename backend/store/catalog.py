@@ -166,14 +166,15 @@ def add_dataset(connection: Connection, dataset: Dataset) -> Dataset:
     return get_dataset(connection, dataset.name)
 
 
-def set_dataset_splits(connection: Connection, name: str, splits: dict[str, Split]) -> None:
-    """Note further splits of an external data set; what is known of the others stays."""
-    dataset = get_dataset(connection, name)
-    merged = {**dataset.splits, **splits}
+def extend_external(connection: Connection, dataset: Dataset) -> None:
+    """Note further classes and splits of an external data set, which an import brought."""
     connection.execute(
         update(tables.datasets)
-        .where(tables.datasets.c.name == name)
-        .values(splits={key: split.model_dump(mode="json") for key, split in merged.items()})
+        .where(tables.datasets.c.name == dataset.name, tables.datasets.c.source == "external")
+        .values(
+            class_names=list(dataset.class_names),
+            splits={name: split.model_dump(mode="json") for name, split in dataset.splits.items()},
+        )
     )
 
 
