@@ -91,7 +91,7 @@ class Dist(_Distillation):
 
 
 class Patient(_Distillation):
-    """T² KL on mixed images that teacher and student see alike; no labels. Cached outputs, of other images, are unused."""
+    """T² KL on mixed images that teacher and student see alike; no labels, and no cached outputs (of other images)."""
 
     per_sample = False
 

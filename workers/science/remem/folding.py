@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from backend.domain.errors import BadInput
+from workers.science.remem.adapters import has_adapters
 from workers.science.remem.blocks import architecture, evaluating, probe_image, scale_parameter, transformer_blocks
+from workers.science.remem.lora import has_lora
 from workers.science.remem.reweighting import restore, weights_of
 
 _HOMOGENEOUS_POOLS = ("", "token", "avg", "avgmax", "max")
@@ -40,8 +42,10 @@ def fold(model: nn.Module) -> Folded:
         BadInput: names the architecture whose residual stream is read by more than norms (XCiT's class attention, a
             model without a final norm) or whose branches do not end in a linear layer.
     """
-    state = _folded_state(model)
-    return _checked(model, state)
+    if has_lora(model) or has_adapters(model):
+        what = "merge LoRA first" if has_lora(model) else "adapters cannot be folded"
+        raise BadInput("model", architecture(model), f"a model with stock parameters; {what}")
+    return _checked(model, _folded_state(model))
 
 
 def _folded_state(model: nn.Module) -> dict[str, Tensor]:
