@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import structlog
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.middleware.gzip import GZipMiddleware
@@ -18,6 +19,7 @@ from backend.api.deps import Services
 from backend.api.guard import Guard
 from backend.api.routes import ROUTERS
 from backend.domain.errors import StoreUnavailable
+from backend.queue import Dispatcher
 from backend.settings import Settings
 from backend.store import tokens
 from backend.store.session import Store
@@ -27,6 +29,8 @@ DESCRIPTION = (
     "What one pretrained image model knows that another does not, and the jobs that graft it over. "
     "Rates are fractions, times ISO 8601 UTC, ids UUIDs; lists are `{items, next_cursor}`."
 )
+
+WARM_AFTER_S = 0.5
 
 DashboardFactory = Callable[[], Any]
 """Makes the dashboard's WSGI callable; called once, after the server listens."""
@@ -47,11 +51,15 @@ def create_app(settings: Settings, dashboard: DashboardFactory | None = None, *,
     door.check_address(lambda: _any_token(held))
     pages = LazyWSGI(dashboard) if dashboard is not None else None
 
+    dispatcher = Dispatcher(held, settings)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         if pages is not None:
             pages.warm()
+        dispatcher.start()
         yield
+        dispatcher.stop()
         if store is None:
             held.close()
 
@@ -66,7 +74,7 @@ def create_app(settings: Settings, dashboard: DashboardFactory | None = None, *,
         lifespan=lifespan,
         responses=problems.RESPONSES,
     )
-    app.state.services = Services(settings, held)
+    app.state.services = Services(settings, held, dispatcher)
     app.state.door = door
     for prefix, router in ROUTERS:
         app.include_router(router, prefix=prefix)
@@ -102,8 +110,16 @@ class LazyWSGI:
         self._asgi: Any = None
 
     def warm(self) -> None:
-        """Build it now, in the background."""
-        threading.Thread(target=self._build, name="dashboard", daemon=True).start()
+        """Build it in the background, a moment after the first requests were answered."""
+        timer = threading.Timer(WARM_AFTER_S, self._warm)
+        timer.daemon = True
+        timer.start()
+
+    def _warm(self) -> None:
+        try:
+            self._build()
+        except Exception as error:  # the rim of a thread; the pages answer 500 with the same reason in the log
+            structlog.get_logger("zoograft.dashboard").error("the dashboard does not start", reason=repr(error))
 
     def _build(self) -> Any:
         with self._lock:

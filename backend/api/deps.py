@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from backend.domain.errors import NotAllowed
 from backend.domain.records import NAME_PATTERN
+from backend.queue import Dispatcher
 from backend.settings import Settings
 from backend.store.queries import jobs as job_queries
 from backend.store.queries.paging import LIMIT
@@ -25,6 +26,7 @@ class Services:
 
     settings: Settings
     store: Store
+    dispatcher: Dispatcher
 
 
 def services(request: Request) -> Services:

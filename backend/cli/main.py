@@ -18,6 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"max_content_width": 110},
     help=(
         "Find what one pretrained image model knows that another does not, and graft it over.\n\n"
         "Start with `zoograft demo`. Then: `models add`, `datasets add`, `scan`, `pairs`, `transfer`; "

@@ -145,17 +145,26 @@ def read_names(names: Sequence[str], option: str) -> list[str]:
     found: list[str] = []
     for name in names:
         if name.startswith("@"):
-            try:
-                lines = Path(name[1:]).read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise BadInput(option, name, f"a readable text file after @ ({error})") from None
-            found += [line.split("#")[0].strip() for line in lines]
+            found += [line.split("#")[0].strip() for line in read_lines(Path(name[1:]), option)]
         else:
             found += [name] if "[" in name else [part.strip() for part in name.split(",")]
     found = list(dict.fromkeys(part for part in found if part))
     if not found:
         raise BadInput(option, list(names), "at least one name")
     return found
+
+
+def read_lines(path: Path, option: str) -> tuple[str, ...]:
+    """The lines of a text file.
+
+    Raises:
+        BadInput: it cannot be read as text.
+    """
+    try:
+        return tuple(path.expanduser().read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise BadInput(option, str(path), f"a readable text file ({reason})") from None
 
 
 def _not_a_number(text: str) -> float:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from backend.cli.opening import open_store
+from backend.cli.opening import open_store, read_lines
 from backend.cli.output import Json, note, print_fields, print_json
 
 app = typer.Typer(no_args_is_help=True, help="Predictions as files: CSV, Parquet, NPZ.")
@@ -18,7 +18,12 @@ def import_predictions(
     file: Annotated[Path, typer.Argument(help="CSV or Parquet: sample_id, label, top1 …; NPZ: logits [N, C], labels.")],
     model: Annotated[str, typer.Option(help="Whose they are; an unknown name becomes an external model.")],
     dataset: Annotated[str, typer.Option(help="Of which data set; an unknown name becomes an external one.")],
-    split: Annotated[str | None, typer.Option(help="Of which split.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Of which split; the obvious one, or val of a new data set.")
+    ] = None,
+    class_names: Annotated[
+        Path | None, typer.Option(help="Of a new data set: a text file, one name a line, in the order of the indices.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Import predictions, and count the pairs with every other model of that split.
@@ -27,8 +32,11 @@ def import_predictions(
     """
     from backend import predictions
 
+    names = None if class_names is None else read_lines(class_names, "--class-names")
     with open_store() as (settings, store):
-        evaluation = predictions.import_file(store, settings, file, model=model, dataset=dataset, split=split)
+        evaluation = predictions.import_predictions(
+            store, settings, file, model=model, dataset=dataset, split=split, class_names=names
+        )
     if json:
         print_json(evaluation)
     else:
@@ -47,7 +55,7 @@ def export_predictions(
     from backend import predictions
 
     with open_store() as (settings, store):
-        rows = predictions.export_file(store, settings, output, model=model, dataset=dataset, split=split)
+        rows = predictions.export_predictions(store, settings, output, model=model, dataset=dataset, split=split)
     if json:
         print_json({"file": str(output), "rows": rows})
     else:

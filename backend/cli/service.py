@@ -18,7 +18,7 @@ import typer
 
 from backend.cli.opening import migrate_embedded, open_store, read_settings
 from backend.cli.output import Json, note, print_json, print_table
-from backend.domain.errors import BadInput
+from backend.domain.errors import BadInput, ZoograftError
 from backend.settings import Settings, environment
 
 if TYPE_CHECKING:
@@ -70,24 +70,24 @@ def web(host: Host = None, port: Port = None, json: Json = False) -> None:
         _serve(settings, listener, json=json)
 
 
-def worker(json: Json = False) -> None:
+def worker(
+    queues: Annotated[str, typer.Option(help="Which queues to work, by commas.")] = "gpu,cpu", json: Json = False
+) -> None:
     """Run jobs: a Celery worker where ZOOGRAFT_BROKER_URL is set, else a supervisor that asks the database itself."""
+    if not queues or any(queue not in ("gpu", "cpu") for queue in queues.split(",")):
+        raise BadInput("--queues", queues, "gpu, cpu, or gpu,cpu")
     settings = read_settings()
     if settings.embedded:
         migrate_embedded(settings)
-    changes = {"REMAP_SIGTERM": "SIGQUIT"} if settings.broker_url else {}
-    if json:
-        changes["ZOOGRAFT_LOG_FORMAT"] = "json"
+    changes = {"ZOOGRAFT_LOG_FORMAT": "json"} if json else {}
     sys.stdout.flush()
     # The worker takes our place, so that signals reach it and its exit code is ours.
-    os.execve(sys.executable, [sys.executable, *worker_command(settings)], environment(**changes))
+    os.execve(sys.executable, [sys.executable, *worker_command(settings), "--queues", queues], environment(**changes))
 
 
 def worker_command(settings: Settings) -> list[str]:
     """What a worker of this installation is, as arguments of Python."""
-    if settings.broker_url is None:
-        return ["-m", "workers.supervisor"]
-    return ["-m", "celery", "-A", "workers.app", "worker", "-P", "prefork", "-c", "1", "-Q", "gpu,cpu", "-l", "INFO"]
+    return ["-m", "workers.supervisor" if settings.broker_url is None else "workers.app"]
 
 
 def migrate(json: Json = False) -> None:
@@ -117,12 +117,23 @@ def doctor(json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+class PortTaken(BadInput):
+    """Somebody else listens there; says which port, and how to choose another."""
+
+    def __init__(self, settings: Settings, instead: str) -> None:
+        self.field, self.value, self.expected = "port", settings.port, f"a free one, such as: {instead}"
+        ZoograftError.__init__(
+            self, f"port {settings.port} on {settings.host} is in use; choose another: {instead} (or set ZOOGRAFT_PORT)"
+        )
+
+
 @contextmanager
 def _listening(settings: Settings, command: str) -> Iterator[socket.socket]:
     """A listening socket.
 
     Raises:
-        BadInput: the port is taken, or the address is not ours.
+        PortTaken: the port is.
+        BadInput: the address is not ours.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(
@@ -138,12 +149,7 @@ def _listening(settings: Settings, command: str) -> Iterator[socket.socket]:
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
-            raise BadInput(
-                "port",
-                settings.port,
-                f"a free port: {settings.port} on {settings.host} is in use; choose another, such as: "
-                f"zoograft {command} --port {_free_port(settings)} (or set ZOOGRAFT_PORT)",
-            ) from None
+            raise PortTaken(settings, f"zoograft {command} --port {_free_port(settings)}") from None
         if error.errno == errno.EACCES:
             raise BadInput("port", settings.port, "a port above 1023, or the right to open a lower one") from None
         raise BadInput("host", settings.host, f"an address of this machine ({error.strerror})") from None

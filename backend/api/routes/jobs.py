@@ -91,6 +91,7 @@ def submitted(
         owner=caller.owner,
         idempotency_key=idempotency_key,
     )
+    serving.dispatcher.wake()
     headers = {"Location": f"/api/v1/jobs/{done.job.id}"}
     if done.replayed:
         return json_of(done.job, 200, headers | {"Idempotent-Replayed": "true"})
@@ -166,7 +167,8 @@ def cancel_job(serving: Serving, caller: Caller, id: PathId) -> Response:
 def retry_job(serving: Serving, caller: Caller, id: PathId, body: Retry | None = None) -> Response:
     """A new job with the same spec; with `resume` it starts from the last checkpoint of the old one."""
     own_job(serving, caller, id)
-    job = submission.retry(serving.store, serving.settings, id, resume=(body or Retry()).resume)
+    job = submission.retry(serving.store, serving.settings, id, resume=(body or Retry()).resume, owner=caller.owner)
+    serving.dispatcher.wake()
     return json_of(job, 202, {"Location": f"/api/v1/jobs/{job.id}"})
 
 
