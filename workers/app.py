@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -86,7 +87,6 @@ class Worker:
         signals.worker_init.connect(self.on_init)
         signals.worker_ready.connect(self.on_ready)
         signals.worker_process_init.connect(self.on_process)
-        signals.worker_shutting_down.connect(self.on_shutting_down)
 
     @property
     def draining(self) -> bool:
@@ -96,17 +96,33 @@ class Worker:
 
     def on_init(self, sender: Any = None, **_: Any) -> None:
         logs.configure(self.settings)
-        # The first signal asks the jobs to stop; Celery's own wait for them is the soft shutdown.
         chosen = tuple(getattr(getattr(sender, "app", None), "amqp", None).queues.consume_from or QUEUES)
         self._queues = tuple(name for name in QUEUES if name in chosen) or QUEUES
         prepare(self.settings)
 
     def on_ready(self, **_: Any) -> None:
+        for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT):
+            self._drain_before(number)
         threading.Thread(target=self._net, name="safety-net", daemon=True).start()
 
-    def on_shutting_down(self, **_: Any) -> None:
-        self._drain[0] = 1
-        self._stop.set()
+    def _drain_before(self, number: signal.Signals) -> None:
+        theirs = signal.getsignal(number)
+
+        def handle(received: int, frame: Any) -> None:
+            self._drain[0] = 1
+            self._stop.set()
+            signal.signal(number, theirs)  # asked again, Celery has its way at once
+            threading.Thread(target=self._leave, args=(number,), name="leave", daemon=True).start()
+
+        signal.signal(number, handle)
+
+    def _leave(self, number: signal.Signals) -> None:
+        """Pass the signal on to Celery when the jobs have stopped: its own wait blocks the loop that would notice."""
+        deadline = time.monotonic() + min(SOFT_SHUTDOWN_S, self.settings.drain_s)
+        time.sleep(0.3)  # a message that is just being handed to a pool process
+        while not self._idle() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.kill(os.getpid(), number)
 
     def _net(self) -> None:
         """Work the database directly while messages do not come: jobs that two looks in a row found waiting, with
@@ -128,7 +144,7 @@ class Worker:
 
     def _work_once(self) -> None:
         command = [sys.executable, "-m", "workers.supervisor", "--once", "--queues", ",".join(self._queues)]
-        process = subprocess.Popen(command, env=environment(ZOOGRAFT_WARM="0", ZOOGRAFT_DIE_WITH=str(os.getpid())))
+        process = subprocess.Popen(command, env=environment(ZOOGRAFT_WARM="0"))
         while process.poll() is None:
             if self._stop.wait(0.5):
                 process.send_signal(signal.SIGTERM)
