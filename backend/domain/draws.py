@@ -28,3 +28,13 @@ def draw_pairs(names: Iterable[str], n: int, seed: int) -> list[tuple[str, str]]
     teachers, others = np.divmod(drawn, len(zoo) - 1)
     students = others + (others >= teachers)
     return [(zoo[t], zoo[s]) for t, s in zip(teachers.tolist(), students.tolist(), strict=True)]
+
+
+def noise_floor(student_accuracy: float, n_classes: int) -> float:
+    """Positive flip rate that a teacher with random weights has by luck: about (1 − student accuracy) / C.
+
+    A pair's rate means something above it. `student_accuracy` and the result are fractions of the samples.
+    """
+    if not 0 <= student_accuracy <= 1 or n_classes < 1:
+        raise BadInput("student_accuracy, n_classes", (student_accuracy, n_classes), "a fraction, and at least 1 class")
+    return (1 - student_accuracy) / n_classes

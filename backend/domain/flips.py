@@ -178,8 +178,9 @@ def count_flips(correct: Bools, compared: Bools | None = None) -> Flips:
     if compared is None or compared.ndim == 1:
         n = correct.shape[1] if compared is None else int(compared.sum())
         return Flips(np.full_like(right_both, n), right, right_both, right[:, None] - right_both)
-    n_samples = matrix_product(compared, compared).astype(np.int64)
-    shared_right = matrix_product(correct, compared).astype(np.int64)
+    masks, which = _different_rows(compared)
+    n_samples = matrix_product(masks, masks).astype(np.int64)[which[:, None], which[None, :]]
+    shared_right = matrix_product(correct, masks).astype(np.int64)[:, which]
     return Flips(n_samples, right, right_both, shared_right - right_both)
 
 
@@ -379,13 +380,22 @@ def _on_classes(
 def _compared_classes(classes: Ints, n_classes: int, compared: Bools | None, n_models: int) -> Ints:
     """Number of classes with a sample that both models of a pair were compared on, [M, M]."""
 
-    def present(mask: Bools) -> int:
-        return int(np.count_nonzero(np.bincount(classes[mask], minlength=n_classes)))
-
     if compared is None or compared.ndim == 1:
-        return np.full((n_models, n_models), present(classes >= 0 if compared is None else compared), dtype=np.int64)
-    # A zoo has few label spaces, hence few different masks.
-    masks, which = np.unique(compared, axis=0, return_inverse=True)
-    counts = np.array([[present(a & b) for b in masks] for a in masks], dtype=np.int64)
-    which = which.reshape(-1)
-    return counts[which[:, None], which[None, :]]
+        counted = classes[classes >= 0 if compared is None else compared]
+        return np.full(
+            (n_models, n_models), np.count_nonzero(np.bincount(counted, minlength=n_classes)), dtype=np.int64
+        )
+    masks, which = _different_rows(compared)
+    order = np.argsort(classes, kind="stable")
+    counts = np.zeros((len(masks), len(masks)), dtype=np.int64)
+    for samples in np.split(order, np.searchsorted(classes[order], np.arange(n_classes)))[1:]:
+        shared = masks[:, samples]
+        counts += matrix_product(shared, shared) > 0
+    return np.asarray(counts[which[:, None], which[None, :]])
+
+
+def _different_rows(masks: Bools) -> tuple[Bools, NDArray[np.intp]]:
+    """The different rows, [U, N], and which of them each row is, [M]: a zoo has few label spaces, hence few masks."""
+    index: dict[bytes, int] = {}
+    which = np.array([index.setdefault(mask.tobytes(), len(index)) for mask in masks], dtype=np.intp)
+    return masks[np.unique(which, return_index=True)[1]], which

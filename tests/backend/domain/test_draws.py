@@ -1,7 +1,10 @@
+import numpy as np
 import pytest
 
-from backend.domain.draws import draw_pairs
+from backend.domain.correctness import correctness
+from backend.domain.draws import draw_pairs, noise_floor
 from backend.domain.errors import BadInput
+from backend.domain.flips import count_flips
 
 ZOO = [f"model_{i}" for i in range(301)]
 
@@ -33,3 +36,15 @@ def test_every_pair_is_equally_likely():
 def test_impossible_draws(names, n, seed):
     with pytest.raises(BadInput):
         draw_pairs(names, n, seed)
+
+
+def test_noise_floor_is_what_a_random_teacher_reaches():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, 200_000)
+    student = np.where(rng.random(len(labels)) < 0.7, labels, (labels + 1) % 10)
+    random_teacher = rng.integers(0, 10, len(labels))
+    flips = count_flips(correctness(np.stack([random_teacher, student]), labels))
+    floor = noise_floor(float((student == labels).mean()), 10)
+    assert flips.positive[0, 1] / len(labels) == pytest.approx(floor, rel=0.05)
+    with pytest.raises(BadInput):
+        noise_floor(1.2, 10)
