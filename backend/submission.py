@@ -15,10 +15,12 @@ from pydantic import BaseModel
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
+from backend import studies
 from backend.domain.errors import BadInput, Conflict, KeyReused
 from backend.domain.jobs import TERMINAL, Job, JobState
 from backend.domain.records import canonical_json, content_hash
 from backend.domain.specs import dump_spec, parse_spec
+from backend.domain.studies import StudySpec
 from backend.queue import device_for, queue_for
 from backend.references import check_references, promised_by
 from backend.settings import Settings
@@ -76,7 +78,7 @@ def submit(
     retry_of: UUID | None = None,
     resume_from: UUID | None = None,
 ) -> Submitted:
-    """Queue one job. When this returns, the row is committed.
+    """Queue one job, or a study with its children. When this returns, the rows are committed.
 
     Args:
         spec: What `backend.domain.specs` has for `kind`, as a record or as its JSON.
@@ -91,6 +93,22 @@ def submit(
         KeyReused: The key was used for another body.
         StoreUnavailable: Nothing is queued, or (rarely) it is, and the answer was lost; repeat with the same key.
     """
+    if kind == "study":
+        study = spec if isinstance(spec, StudySpec) else studies.parse(dict(spec))
+        with store.read() as connection:
+            children = [
+                Child(one.key, one.kind, one.spec, one.after) for one in studies.children_to_run(connection, study)
+            ]
+        return submit_study(
+            store,
+            settings,
+            study,
+            children,
+            priority=priority,
+            after=after,
+            owner=owner,
+            idempotency_key=idempotency_key,
+        )
     stored = _parsed(kind, spec)
     _check_plain(priority, after, idempotency_key)
     body = content_hash(kind, stored, priority, sorted(str(one) for one in after), str(parent))

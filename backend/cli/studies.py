@@ -34,7 +34,7 @@ def run_study(
     if not file.is_file():
         raise BadInput("file", str(file), "an existing YAML file")
     with open_store() as (settings, store):
-        job = submission.submit_study(store, settings, studies.load(file)).job
+        job = submission.submit(store, settings, "study", studies.load(file)).job
         if detach:
             show_queued(job, json=json)
         else:

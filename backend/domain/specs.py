@@ -89,7 +89,8 @@ class TransferSpec(Record):
     """Graft what teachers know onto a student. `method` is a name or a full parameter record.
 
     `subset` is the transfer set taken from `train_split`; without one it is 10 % class-stratified where the split has
-    100,000 samples or more, else all of it. `control` also trains the same student without a teacher.
+    100,000 samples or more, else all of it. `control` also trains the same student without a teacher. `save` false
+    keeps the report and its predictions, but not the student (studies of many transfers).
     """
 
     kind: Literal["transfer"] = "transfer"
@@ -102,6 +103,7 @@ class TransferSpec(Record):
     subset: Subset | None = None
     labelled: bool = True
     control: bool = True
+    save: bool = True
     save_as: Name | None = None
     device: Device = "auto"
 

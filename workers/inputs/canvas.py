@@ -79,7 +79,9 @@ class Canvas:
             return self._transform(self._images.image(position))
         except BadImage as error:
             name = self._images.sample_ids[position]
-            raise BadInput("sample", name, f"an image that can be read ({error}); remove it from the data set") from None
+            raise BadInput(
+                "sample", name, f"an image that can be read ({error}); remove it from the data set"
+            ) from None
 
     def _decode_all(self) -> None:
         def read(position: int) -> npt.NDArray[np.uint8] | None:

@@ -1,0 +1,121 @@
+"""Studies between file, store and table: read the YAML, leave out what an earlier run already made, gather the rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import yaml
+from pydantic import ValidationError
+from sqlalchemy import Connection
+
+from backend.domain.errors import BadInput, Conflict, NotFound
+from backend.domain.jobs import TERMINAL, Job, JobState
+from backend.domain.records import bad_input, canonical_json
+from backend.domain.specs import FinetuneSpec, dump_spec
+from backend.domain.studies import StudyChild, StudySpec, StudyTable, plan_study, study_row, summarise
+from backend.store import catalog, job_reads, jobs
+
+MAX_FILE_BYTES = 1_000_000
+
+
+def load(path: Path) -> StudySpec:
+    """The study a YAML file describes.
+
+    Raises:
+        BadInput: no YAML, or a field that is wrong; named.
+    """
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise BadInput("file", str(path), f"a study file of at most {MAX_FILE_BYTES} bytes")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise BadInput("file", str(path), f"a YAML file ({reason})") from None
+    return parse(content)
+
+
+def parse(content: Any) -> StudySpec:
+    """The checked spec of a study.
+
+    Raises:
+        BadInput: names the first field that is wrong.
+    """
+    if not isinstance(content, dict):
+        raise BadInput("study", content, "a mapping with name, dataset, models or zoo, and methods")
+    try:
+        spec = StudySpec.model_validate(content)
+    except ValidationError as error:
+        raise bad_input(error, "study") from None
+    plan_study(spec)
+    return spec
+
+
+def children_to_run(connection: Connection, spec: StudySpec) -> list[StudyChild]:
+    """The study's jobs without the trainings whose result is in the catalog already, made by the same spec.
+
+    Raises:
+        Conflict: the catalog has another model of a name that the study would make.
+    """
+    planned = plan_study(spec)
+    made = {child.key for child in planned if _is_made(connection, child)}
+    # The untrained base of a model that is there is not needed either.
+    bases = {
+        f"model/{child.spec.model}" for child in planned if child.key in made and isinstance(child.spec, FinetuneSpec)
+    }
+    gone = made | bases
+    return [
+        StudyChild(child.key, child.kind, child.spec, tuple(key for key in child.after if key not in gone))
+        for child in planned
+        if child.key not in gone
+    ]
+
+
+def study_table(connection: Connection, study_id: UUID) -> StudyTable:
+    """Rows and summaries of a study as far as it is; a retried study counts what its earlier tries finished.
+
+    Raises:
+        NotFound: no such study.
+    """
+    job = jobs.get(connection, study_id)
+    if job.kind != "study":
+        raise NotFound("study", str(study_id), f"that job is a {job.kind}")
+    spec = parse(job.spec)
+    labels = {
+        canonical_json(dump_spec(child.spec)): child.key for child in plan_study(spec) if child.kind == "transfer"
+    }
+    latest: dict[str, Job] = {}
+    tries: list[Job] = [job]
+    while tries[-1].retry_of is not None:
+        tries.append(jobs.get(connection, tries[-1].retry_of))
+    for one in reversed(tries):
+        for child in job_reads.children_of(connection, one.id):
+            if child.kind == "transfer":
+                latest[canonical_json(child.spec)] = child
+    order = {key: number for number, key in enumerate(labels)}
+    rows, failed, waiting = [], 0, 0
+    for text, child in sorted(latest.items(), key=lambda item: order.get(item[0], len(order))):
+        if child.state is JobState.SUCCEEDED and child.result is not None:
+            label = labels.get(text, child.spec["method"]["method"]).split(" | ")[0]
+            rows.append(study_row(str(child.id), label, child.spec["method"], child.result))
+        elif child.state in TERMINAL:
+            failed += 1
+        else:
+            waiting += 1
+    return summarise(rows, failed, waiting)
+
+
+def _is_made(connection: Connection, child: StudyChild) -> bool:
+    spec = child.spec
+    if not isinstance(spec, FinetuneSpec) or spec.save_as is None:
+        return False
+    try:
+        model = catalog.get_model(connection, spec.save_as)
+    except NotFound:
+        return False
+    if model.lineage is not None:
+        maker = jobs.get(connection, model.lineage.job_id)
+        if canonical_json(maker.spec) == canonical_json(dump_spec(spec)):
+            return True
+    raise Conflict(f"zoo: there is another model named {spec.save_as!r}; rename it in the study")

@@ -1,0 +1,398 @@
+"""A transfer job: prepare the models, train stage by stage, report on the evaluation split, publish the student.
+
+Stages: the no-teacher control where asked for, then one per turn of teachers (one turn for a single teacher and for
+`parallel`, one per teacher for `sequential` and `soup`). A checkpoint holds the finished stages' students and the
+training in progress, so a killed job redoes no finished stage and ends in the same bits.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from backend.domain.catalog import Lineage, Model
+from backend.domain.datasets import Dataset, Subset
+from backend.domain.errors import BadInput
+from backend.domain.methods import CeParams, TrainingParams, Transfer, check_teachers
+from backend.domain.records import content_hash
+from backend.domain.specs import TransferSpec
+from backend.domain.transfers import EpochResult, precondition_warning
+from backend.store import catalog
+from workers.inputs.canvas import Canvas, common_view
+from workers.inputs.datasets import open_split
+from workers.inputs.models import build, hash_weights, wrap
+from workers.lifecycle import RunningJob
+from workers.science.augment import as_images
+from workers.science.cached_outputs import CachedOutputs
+from workers.science.preprocessed import Preprocessed, frozen
+from workers.science.tensor_batches import TensorBatches
+from workers.science.top1 import predict_top1
+from workers.science.training import Training, fit
+from workers.science.transfer import FROZEN_STUDENT, Roles, build_objective
+from workers.science.transfer.report import positive_flip_rate, report_epoch, report_transfer
+from workers.science.transfer.sequence import sequence_order
+from workers.science.transfer.soup import make_soup
+from workers.tasks.provenance import provenance
+from workers.tasks.students import publish_student, require_classes, student_name
+
+LARGE_SPLIT = 100_000
+LARGE_SHARE = 0.1
+MAX_EVALUATIONS = 100
+Top1 = NDArray[np.int64]
+
+
+@dataclass
+class Stage:
+    """One training: who teaches, with what settings, from which weights."""
+
+    name: str
+    teachers: tuple[str, ...]
+    params: Transfer
+    from_student: bool = False
+    """Start from the student as given, and not from where the stage before ended."""
+
+
+@dataclass
+class Bench:
+    """Everything a transfer works with."""
+
+    spec: TransferSpec
+    student_entry: Model
+    teacher_entries: dict[str, Model]
+    dataset: Dataset
+    train_split: str
+    split: str
+    teachers: dict[str, Preprocessed]
+    transfer_set: Canvas
+    view_size: int
+    held_out: Canvas
+    before: Top1
+    teacher_top1: dict[str, Top1]
+    precondition: float | None
+    warnings: list[str] = field(default_factory=list)
+
+
+def run(job: RunningJob) -> dict[str, Any]:
+    """Train the student as the spec says; returns the transfer's report."""
+    spec: TransferSpec = job.spec
+    check_teachers(spec.method, spec.teachers)
+    if spec.method.labels_needed and not spec.labelled:
+        raise BadInput("labelled", False, "a labelled transfer set, or kl_dp with partition=unsupervised (or kl)")
+    bench = _prepare(job, spec)
+    name = student_name(job, spec.save_as, spec.student, spec.method.method) if spec.save else None
+    stages = plan(spec, {teacher: _accuracy(top1, bench) for teacher, top1 in bench.teacher_top1.items()})
+
+    state = job.resume_state() or {"finished": [], "epochs": [], "diagnostics": {}}
+    finished: list[dict[str, Any]] = list(state["finished"])
+    epochs = [EpochResult.model_validate(epoch) for epoch in state["epochs"]]
+    diagnostics: dict[str, float] = dict(state["diagnostics"])
+    module = build(bench.student_entry)
+    initial = {key: value.clone() for key, value in module.state_dict().items()}
+    done = 0
+    total = sum(_n_steps(bench, stage.params) for stage in stages)
+
+    for number, stage in enumerate(stages):
+        if number < len(finished):
+            done += int(finished[number]["steps"])
+            continue
+        module = build(bench.student_entry, weights=False)
+        begins_fresh = stage.from_student or number == 0 or stages[number - 1].name == "control"
+        module.load_state_dict(initial if begins_fresh else finished[number - 1]["student"])
+        student = wrap(module, _preprocessing(bench.student_entry))
+        training = _training(job, bench, stage, student)
+        if "training" in state:
+            training.load_state_dict(state.pop("training"))
+
+        def keep(training: Training = training) -> dict[str, Any]:
+            return {
+                "finished": finished,
+                "epochs": [epoch.model_dump(mode="json") for epoch in epochs],
+                "diagnostics": dict(diagnostics),
+                "training": training.state_dict(),
+            }
+
+        job.checkpoint_with(keep)
+        every = max(1, math.ceil(stage.params.epochs / MAX_EVALUATIONS))
+        metrics: dict[str, float] = {}
+        for progress in fit(training):
+            metrics |= progress.metrics
+            shown = {f"{stage.name}/{key}": value for key, value in progress.metrics.items()}
+            if stage.name != "control" and training.epoch_ended:
+                diagnostics.update(_partition_shares(metrics))
+                if progress.epoch % every == 0 or training.step == training.total_steps:
+                    top1 = predict_top1(training.objective.evaluated(student), bench.held_out, device=job.device)
+                    epoch = report_epoch(
+                        len(epochs) + 1, bench.before, top1, bench.teacher_top1, bench.held_out.labels, metrics
+                    )
+                    epochs.append(epoch)
+                    shown |= {
+                        key: value
+                        for key, value in epoch.model_dump(exclude={"epoch", "metrics"}).items()
+                        if value is not None
+                    }
+            job.record(progress.model_copy(update={"step": done + progress.step, "total": total, "metrics": shown}))
+        done += training.step
+        result = training.objective.evaluated(student)
+        state_dict = _inner(result).state_dict()
+        finished.append({"student": {k: v.detach().cpu().clone() for k, v in state_dict.items()}, "steps": done})
+
+    return _publish(job, bench, stages, finished, epochs, diagnostics, module, name)
+
+
+def plan(spec: TransferSpec, accuracies: Mapping[str, float]) -> list[Stage]:
+    """The trainings of a transfer, in order: the control first, so that it is known whatever happens later."""
+    params = spec.method
+    stages = []
+    if spec.control and spec.labelled and not isinstance(params, CeParams):
+        shared = {name: getattr(params, name) for name in TrainingParams.model_fields}
+        stages.append(Stage("control", (), CeParams(**shared), from_student=True))
+    multi = getattr(params, "multi", "sequential")
+    if len(spec.teachers) < 2 or multi == "parallel":
+        return [*stages, Stage(params.method, spec.teachers, params)]
+    if multi == "soup":
+        return [*stages, *(Stage(f"from {name}", (name,), params, from_student=True) for name in spec.teachers)]
+    order = sequence_order({name: accuracies[name] for name in spec.teachers}, params.teacher_order, params.seed)
+    return [*stages, *(Stage(f"from {name}", (name,), params) for name in order)]
+
+
+def _prepare(job: RunningJob, spec: TransferSpec) -> Bench:
+    with job.store.read() as connection:
+        entry = catalog.get_model(connection, spec.student)
+        teachers = {model.name: model for model in catalog.get_models(connection, spec.teachers)}
+        dataset = catalog.get_dataset(connection, spec.dataset)
+    require_classes(entry, dataset, "student")
+    for teacher in teachers.values():
+        require_classes(teacher, dataset, "teachers")
+    train_split, split = dataset.training_split(spec.train_split), dataset.evaluation_split(spec.split)
+
+    train_images = open_split(dataset, train_split, job.settings)
+    subset = spec.subset or Subset(share=LARGE_SHARE if len(train_images) >= LARGE_SPLIT else None)
+    view = common_view([_preprocessing(one) for one in teachers.values()], _preprocessing(entry))
+    if spec.method.augment == "rrc":
+        view = view.model_copy(update={"crop_pct": 1.0})
+    transfer_set = Canvas(train_images, subset.indices(train_images.labels), view)
+    images = open_split(dataset, split, job.settings)
+    everything = Subset().indices(images.labels)
+
+    student = wrap(build(entry), _preprocessing(entry))
+    modules = {name: frozen(wrap(build(model), _preprocessing(model))) for name, model in teachers.items()}
+    held_out = Canvas(images, everything, _preprocessing(entry))
+    job.check()
+    before = predict_top1(student, held_out, device=job.device)
+    teacher_top1, on_transfer_set = {}, {}
+    for name, module in modules.items():
+        same_view = _preprocessing(teachers[name]).model_copy(update={"mean": (0.5,), "std": (0.5,)})
+        own = _preprocessing(entry).model_copy(update={"mean": (0.5,), "std": (0.5,)})
+        pixels = held_out if same_view == own else Canvas(images, everything, _preprocessing(teachers[name]))
+        teacher_top1[name] = predict_top1(module, pixels, device=job.device)
+        if spec.labelled:
+            on_transfer_set[name] = predict_top1(module, transfer_set, device=job.device)
+        job.check()
+    precondition = None
+    warnings = []
+    if teachers and spec.labelled:
+        on_student = predict_top1(student, transfer_set, device=job.device)
+        precondition = positive_flip_rate(on_transfer_set, on_student, transfer_set.labels.numpy())
+        job.log(f"positive flips on the transfer set ({len(transfer_set)} images): {precondition:.2%}")
+        if (warning := precondition_warning(precondition)) is not None:
+            job.log(f"warning: {warning}")
+    if train_split == split:
+        warnings.append(f"transfer set and evaluation are both from the split {split!r}; Δ is not on held-out images")
+    for where, canvas in (("transfer set", transfer_set), ("evaluation", held_out)):
+        if canvas.bad_samples:
+            warnings.append(f"{len(canvas.bad_samples)} unreadable images were left out of the {where}")
+    return Bench(
+        spec,
+        entry,
+        teachers,
+        dataset,
+        train_split,
+        split,
+        modules,
+        transfer_set,
+        view.input_size[1],
+        held_out,
+        before,
+        teacher_top1,
+        precondition,
+        warnings,
+    )
+
+
+def _batches(bench: Bench, params: Transfer, cached: CachedOutputs | None = None) -> TensorBatches:
+    labels = bench.transfer_set.labels if bench.spec.labelled else None
+    return TensorBatches(
+        bench.transfer_set,  # type: ignore[arg-type]
+        labels,
+        params,
+        cached=cached,
+        size=None if params.augment == "none" else bench.view_size,
+        n_classes=bench.dataset.n_classes,
+    )
+
+
+def _n_steps(bench: Bench, params: Transfer) -> int:
+    return params.steps or params.epochs * _batches(bench, params).steps_per_epoch
+
+
+def _training(job: RunningJob, bench: Bench, stage: Stage, student: Preprocessed) -> Training:
+    params = stage.params
+    teachers: dict[str, nn.Module | None] = {name: bench.teachers[name] for name in stage.teachers}
+    labels = bench.transfer_set.labels if bench.spec.labelled else None
+    cached = None
+    if params.views is not None and (stage.teachers or params.reads_frozen_student):
+        cached = yield_through(job, _fill_cache(job, bench, stage, student))
+    roles = Roles(student, teachers, labels)
+    return Training(build_objective(params, roles), student, _batches(bench, params, cached), params, device=job.device)
+
+
+def _fill_cache(job: RunningJob, bench: Bench, stage: Stage, student: Preprocessed) -> Iterator[Any]:
+    """Frozen outputs of every view, computed once and kept across jobs; returns the cache."""
+    params = stage.params
+    assert params.views is not None
+    models: dict[str, Any] = {}
+    keys: dict[str, str] = {}
+    for name in stage.teachers:
+        module, entry = bench.teachers[name], bench.teacher_entries[name]
+        suffix = "/features" if params.teacher_output == "features" else ""
+        models[name + suffix] = module.to(job.device).features if suffix else module.to(job.device)
+        keys[name + suffix] = content_hash(hash_weights(_inner(module)), _preprocessing(entry).key, suffix)
+    if params.reads_frozen_student:
+        models[FROZEN_STUDENT] = student.to(job.device)
+        keys[FROZEN_STUDENT] = content_hash(
+            hash_weights(_inner(student)), _preprocessing(bench.student_entry).key, "logits"
+        )
+    split = bench.dataset.splits[bench.train_split]
+    chosen = content_hash(split.fingerprint, bench.transfer_set.indices.tolist())
+    view = content_hash(params.augment, params.seed, bench.view_size, _preprocessing(bench.student_entry).key)
+    cache = CachedOutputs(
+        job.settings.data_dir / "cache" / "outputs",
+        keys,
+        n_samples=len(bench.transfer_set),
+        views=params.views,
+        data_key=chosen,
+        view_key=view,
+    )
+    yield from cache.fill(models, _batches(bench, params).view, device=job.device)
+    return cache
+
+
+def yield_through(job: RunningJob, steps: Iterator[Any]) -> Any:
+    """Run a preparing generator to its end, stopping where the job is asked to; gives what it returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+        job.check()
+
+
+def _publish(
+    job: RunningJob,
+    bench: Bench,
+    stages: list[Stage],
+    finished: list[dict[str, Any]],
+    epochs: list[EpochResult],
+    diagnostics: Mapping[str, float],
+    module: nn.Module,
+    name: str | None,
+) -> dict[str, Any]:
+    spec = bench.spec
+    student = wrap(module, _preprocessing(bench.student_entry))
+    control_after = None
+    if stages[0].name == "control":
+        module.load_state_dict(finished[0]["student"])
+        control_after = predict_top1(student, bench.held_out, device=job.device)
+    taught = [one["student"] for stage, one in zip(stages, finished, strict=True) if stage.name != "control"]
+    module.to("cpu").load_state_dict(taught[-1])
+    if getattr(spec.method, "multi", None) == "soup" and len(taught) > 1:
+        views = (as_images(bench.transfer_set[slice(i, i + 256)]) for i in range(0, len(bench.transfer_set), 256))
+        make_soup(student.to("cpu"), [{f"model.{k}": v for k, v in one.items()} for one in taught], views)
+    after = predict_top1(student, bench.held_out, device=job.device)
+    labels = bench.held_out.labels.numpy()
+    report = report_transfer(
+        bench.before,
+        after,
+        bench.teacher_top1,
+        labels,
+        bench.dataset.n_classes,
+        control_after=control_after,
+        positive_flips_to_teacher=diagnostics.get("positive_flips_to_teacher"),
+        negative_flips_to_teacher=diagnostics.get("negative_flips_to_teacher"),
+        positive_flip_rate_on_transfer_set=bench.precondition,
+        epochs=epochs,
+    )
+    report = report.model_copy(update={"warnings": (*report.warnings, *bench.warnings)})
+    job.attach("predictions.npz", _predictions(bench, after, control_after), "application/octet-stream")
+    if name is not None:
+        lineage = Lineage(
+            job_id=job.id,
+            kind="transfer",
+            method=spec.method.method,
+            student=spec.student,
+            teachers=spec.teachers,
+            dataset=bench.dataset.name,
+        )
+        publish_student(job, student.to("cpu"), bench.student_entry, bench.dataset, lineage, name)
+    return {
+        **report.model_dump(mode="json"),
+        "model": name,
+        "weights_hash": hash_weights(_inner(student)),
+        "method": spec.method.method,
+        "student": spec.student,
+        "teacher_names": list(spec.teachers),
+        "dataset": bench.dataset.name,
+        "train_split": bench.train_split,
+        "split": bench.split,
+        "n_transfer_samples": len(bench.transfer_set),
+        "provenance": provenance(
+            [bench.student_entry, *bench.teacher_entries.values()],
+            bench.dataset,
+            {bench.train_split, bench.split},
+            seed=spec.method.seed,
+            device=job.device,
+            threads=torch.get_num_threads(),
+        ),
+    }
+
+
+def _predictions(bench: Bench, after: Top1, control_after: Top1 | None) -> bytes:
+    """What the report was counted from, for counting it again: sample ids, labels and every model's top-1."""
+    arrays: dict[str, Any] = {
+        "sample_id": np.array(bench.held_out.sample_ids),
+        "label": bench.held_out.labels.numpy(),
+        "before": bench.before,
+        "after": after,
+        **{f"teacher:{name}": top1 for name, top1 in bench.teacher_top1.items()},
+    }
+    if control_after is not None:
+        arrays["control"] = control_after
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+def _partition_shares(metrics: Mapping[str, float]) -> dict[str, float]:
+    names = ("positive_flips_to_teacher", "negative_flips_to_teacher", "teacher_share")
+    return {name: metrics[name] for name in names if name in metrics}
+
+
+def _accuracy(top1: Top1, bench: Bench) -> float:
+    return float(np.mean(top1 == bench.held_out.labels.numpy()))
+
+
+def _inner(module: nn.Module) -> nn.Module:
+    return module.model if isinstance(module, Preprocessed) else module
+
+
+def _preprocessing(model: Model) -> Any:
+    assert model.preprocessing is not None, "a runnable model has preprocessing"
+    return model.preprocessing
