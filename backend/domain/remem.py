@@ -184,12 +184,12 @@ class CriticalityParams(Record):
 
 
 class RememParams(Record):
-    """One cell of the protocol: a teacher tuned one way, a student distilled from each snapshot in each way listed.
+    """The protocol: teachers tuned each way listed, a student distilled from each snapshot in each way listed.
 
-    Selection happens on a validation split of `validation_share` of train; test is scored for the chosen one only.
+    Selection happens on a validation split of `validation_share` of train; test is scored after every choice is made.
     """
 
-    tuning: TeacherTuning = TeacherTuning()
+    tunings: tuple[TeacherTuning, ...] = Field(default=(TeacherTuning(),), min_length=1, max_length=1_000)
     distillations: tuple[StudentDistillation, ...] = Field(
         default=(StudentDistillation(),), min_length=1, max_length=1_000
     )
@@ -197,6 +197,14 @@ class RememParams(Record):
     expertness: ExpertnessParams | None = None
     validation_share: float = Field(default=0.1, gt=0, lt=1)
     metric: Metric = "top1"
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _all_different(self) -> RememParams:
+        for field in ("tunings", "distillations"):
+            if len(set(getattr(self, field))) != len(getattr(self, field)):
+                raise ValueError(f"{field}: one is listed twice")
+        return self
 
 
 class InformationResult(Record):
@@ -362,24 +370,30 @@ class TeacherSnapshot(Record):
     artifact: Text | None = None
 
 
-class RememResult(Record):
-    """One job of the protocol: every snapshot and student, and the student chosen on validation, with its teacher."""
+class TunedTeacher(Record):
+    """One tuning's snapshots, and the student chosen on validation among all of theirs, with its teacher."""
 
-    teacher: Name
-    student: Name
-    dataset: Name
-    metric: Metric
     tuning: TeacherTuning
     setting: Setting
-    snapshots: tuple[TeacherSnapshot, ...]
-    best_stop_point: int | None = None
-    best_distillation: StudentDistillation | None = None
-    student_test_error: Fraction | None = None
-    teacher_test_error: Fraction | None = None
+    snapshots: tuple[TeacherSnapshot, ...] = Field(min_length=1)
+    best_stop_point: int
+    best_distillation: StudentDistillation
+
+    @property
+    def best_snapshot(self) -> TeacherSnapshot:
+        return next(one for one in self.snapshots if one.stop_point == self.best_stop_point)
+
+    @property
+    def best_student(self) -> StudentScore:
+        return next(one for one in self.best_snapshot.students if one.distillation == self.best_distillation)
 
 
 class SettingRow(Record):
-    """One row of Table 1: the chosen students of one setting over seeds. Intervals are 95 %, Student's t."""
+    """One row of Table 1: the students of one setting chosen on validation, one a seed.
+
+    Rates on test, mean over seeds; intervals are 95 %, Student's t, null with fewer than two seeds. `gain` is the
+    student's accuracy above the baseline's of the same seed; null without a baseline.
+    """
 
     setting: Setting
     n_seeds: int = Field(ge=1)
@@ -387,62 +401,40 @@ class SettingRow(Record):
     student_accuracy_low: float | None = None
     student_accuracy_high: float | None = None
     teacher_accuracy: float
-    gain: float
+    teacher_accuracy_low: float | None = None
+    teacher_accuracy_high: float | None = None
+    gain: float | None = None
     gain_low: float | None = None
     gain_high: float | None = None
     excess_nats: float | None = None
 
 
-class PaperDataset(Record):
-    """A data set of the paper's protocol: its TFDS name and splits, and the metric it is judged by."""
+class PlanePoint(Record):
+    """A teacher on the information plane: x test error, y excess (down is more information), size student error."""
 
-    name: Name
-    title: Text
-    tfds: Text
-    train: Text
-    test: Text
-    n_classes: int = Field(ge=2)
-    metric: Metric = "top1"
-
-
-def _paper(name: str, title: str, tfds: str, n_classes: int, metric: Metric = "top1", **splits: str) -> PaperDataset:
-    return PaperDataset(
-        name=name,
-        title=title,
-        tfds=tfds,
-        train=splits.get("train", "train"),
-        test=splits.get("test", "test"),
-        n_classes=n_classes,
-        metric=metric,
-    )
+    setting: Setting
+    seed: Seed
+    lr: float
+    rho: float
+    mlp_weight: float
+    stop_point: int
+    teacher_error: Fraction
+    excess_nats: float
+    student_error: Fraction | None
+    on_front: bool
 
 
-PAPER_DATASETS: dict[str, PaperDataset] = {
-    entry.name: entry
-    for entry in (
-        _paper("caltech101", "Caltech-101", "caltech101", 102, "mean_per_class"),
-        _paper("cifar100", "CIFAR-100", "cifar100", 100),
-        _paper("cifar10", "CIFAR-10", "cifar10", 10),
-        _paper("dtd", "Describable Textures", "dtd", 47, train="train+validation"),
-        _paper(
-            "flowers102", "Oxford Flowers 102", "oxford_flowers102", 102, "mean_per_class", train="train+validation"
-        ),
-        _paper("pets", "Oxford-IIIT Pets", "oxford_iiit_pet", 37),
-        _paper("sun397", "SUN397 (TFDS split)", "sun397/tfds", 397, "mean_per_class", train="train+validation"),
-        _paper("svhn", "SVHN", "svhn_cropped", 10),
-        _paper("cars", "Stanford Cars", "cars196", 196),
-        _paper("inaturalist", "iNaturalist 2017", "i_naturalist2017", 5089, "mean_per_class", test="validation"),
-        _paper("patch_camelyon", "Patch Camelyon", "patch_camelyon", 2, train="train+validation"),
-        _paper("eurosat", "EuroSAT", "eurosat/rgb", 10, train="train[:80%]", test="train[80%:]"),
-        _paper("resisc45", "RESISC45", "resisc45", 45, train="train[:80%]", test="train[80%:]"),
-        _paper("retinopathy", "Diabetic Retinopathy", "diabetic_retinopathy_detection/btgraham-300", 5),
-        _paper("food101", "Food-101", "food101", 101, test="validation"),
-        _paper("cub200", "CUB-200-2011", "caltech_birds2011", 200),
-    )
-}
+class RememResult(Record):
+    """What a run of the protocol found: every teacher, the table of settings, the information plane, the choice."""
 
-
-def paper_metric(dataset: str) -> Metric:
-    """The metric of a data set: the paper's where it is one of its sixteen, else top-1."""
-    entry = PAPER_DATASETS.get(dataset)
-    return "top1" if entry is None else entry.metric
+    teacher: Name
+    student: Name
+    dataset: Name
+    metric: Metric
+    n_train: int = Field(ge=1)
+    n_validation: int = Field(ge=1)
+    n_test: int = Field(ge=1)
+    teachers: tuple[TunedTeacher, ...]
+    table: tuple[SettingRow, ...]
+    plane: tuple[PlanePoint, ...]
+    best: int = Field(ge=0)

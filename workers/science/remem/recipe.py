@@ -72,7 +72,10 @@ def stock_checkpoint(model: nn.Module) -> Folded:
     inner = model.model if isinstance(model, Preprocessed) else model
     if has_adapters(inner):
         raise BadInput("model", architecture(inner), "a model without adapters, which no stock checkpoint can hold")
-    return fold(merged_copy(inner))
+    merged = merged_copy(inner)
+    if any("branch_weights" in module.__dict__ for module in merged.modules()):
+        return fold(merged)
+    return Folded({name: value.detach().clone() for name, value in merged.state_dict().items()}, 0.0, 0.0)
 
 
 def teacher_grid(base: TeacherTuning, settings: tuple[Setting, ...] = SETTINGS) -> Iterator[TeacherTuning]:

@@ -1,0 +1,69 @@
+"""Bounds and meanings of ReMem's parameter records, and the paper's data sets."""
+
+import pytest
+from pydantic import ValidationError
+
+from backend.domain.paper_datasets import PAPER_DATASETS, paper_metric
+from backend.domain.remem import RememParams, StudentDistillation, TeacherTuning
+
+
+@pytest.mark.parametrize(
+    ("changes", "setting"),
+    [
+        ({}, "baseline"),
+        ({"rho": 0.05}, "sam"),
+        ({"mlp_weight": 0.8}, "reweight"),
+        ({"attention_weight": 0.9}, "reweight"),
+        ({"rho": 0.5, "mlp_weight": 0.9}, "both"),
+    ],
+)
+def test_setting(changes, setting):
+    assert TeacherTuning(**changes).setting == setting
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rho": -0.1},
+        {"mlp_weight": 2.0},
+        {"mlp_weight": 0.0},
+        {"lr": 0.0},
+        {"lr": float("nan")},
+        {"stop_points": (700, 500)},
+        {"stop_points": (500, 500)},
+        {"stop_points": (10_001,)},
+        {"stop_points": ()},
+        {"steps": 400, "stop_points": (400,)},
+        {"momentum": 1.0},
+        {"typo": 1},
+    ],
+)
+def test_bounds(changes):
+    with pytest.raises(ValidationError):
+        TeacherTuning(**changes)
+
+
+def test_training_is_the_papers():
+    training = TeacherTuning(lr=0.05).training
+    assert (training.steps, training.batch_size, training.momentum, training.weight_decay) == (10_000, 512, 0.9, 0.0)
+    assert (training.schedule, training.warmup_steps, training.grad_clip) == ("cosine", 500, 1.0)
+    student = StudentDistillation().training
+    assert (student.steps, student.weight_decay, student.warmup_steps, student.grad_clip) == (20_000, 1e-4, 500, None)
+
+
+def test_nothing_is_listed_twice():
+    with pytest.raises(ValidationError, match="listed twice"):
+        RememParams(tunings=(TeacherTuning(), TeacherTuning()))
+
+
+def test_json_round_trip():
+    params = RememParams(tunings=(TeacherTuning(), TeacherTuning(rho=0.05)))
+    assert RememParams.model_validate_json(params.model_dump_json()) == params
+
+
+def test_paper_data_sets():
+    assert len(PAPER_DATASETS) == 16
+    by_class = {name for name, entry in PAPER_DATASETS.items() if entry.metric == "mean_per_class"}
+    assert by_class == {"caltech101", "flowers102", "sun397", "inaturalist"}
+    assert paper_metric("caltech101") == "mean_per_class"
+    assert paper_metric("digits") == "top1"
