@@ -42,7 +42,8 @@ def canonical_json(value: Any) -> str:
 
 def content_hash(*parts: Any) -> str:
     """SHA-256 (hex) of the canonical JSON of `parts`: the key by content."""
-    return hashlib.sha256(canonical_json(list(parts)).encode()).hexdigest()
+    plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
+    return hashlib.sha256(canonical_json(plain).encode()).hexdigest()
 
 
 def bad_input(error: ValidationError, prefix: str = "") -> BadInput:
