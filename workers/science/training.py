@@ -44,6 +44,7 @@ from backend.domain.progress import Progress
 from workers.science.batch import Batch, Batches
 from workers.science.batchnorm import batchnorm_layers, frozen_statistics
 from workers.science.order import batch_bounds
+from workers.science.prefetch import prefetched
 from workers.science.preprocessed import classifier_parameters
 
 Terms = dict[str, Tensor]
@@ -135,6 +136,7 @@ class Training:
         optimizer: In place of the one `params` describe; its groups' learning rates are scaled by the schedule.
         log_every: Steps between metrics. Losses are checked each step on CPU, else with the metrics, which then is
             the only time the device is waited for.
+        prefetch: Batches made ahead in a thread; none on CPU and 2 elsewhere, if not given.
 
     Raises:
         BadInput: nothing to train, batches that BatchNorm cannot use, a student without a classifier to probe.
@@ -151,9 +153,11 @@ class Training:
         stepper: Stepper = plain_step,
         optimizer: torch.optim.Optimizer | None = None,
         log_every: int = 10,
+        prefetch: int | None = None,
     ) -> None:
         self.objective, self.student, self.batches, self.params = objective, student, batches, params
         self.device, self.stepper, self.log_every = torch.device(device), stepper, log_every
+        self.prefetch = (0 if self.device.type == "cpu" else 2) if prefetch is None else prefetch
         self.has_batchnorm = bool(batchnorm_layers(student))
         if self.has_batchnorm and params.batch_size == 1:
             raise BadInput("batch_size", 1, "at least 2, because the student has BatchNorm")
@@ -370,7 +374,10 @@ def fit(training: Training) -> Iterator[Progress]:
     """Train to the end, one Progress per optimizer step, metrics on every `log_every`-th and at the end of epochs."""
     while training.step < training.total_steps:
         begun = training.step
-        for batch in training.batches.epoch(training.epoch, start=training.step % training.steps_per_epoch):
+        stream = training.batches.epoch(training.epoch, start=training.step % training.steps_per_epoch)
+        if training.prefetch:
+            stream = prefetched(stream, training.prefetch)
+        for batch in stream:
             yield training.advance(batch)
             if training.step >= training.total_steps or training.step % training.steps_per_epoch == 0:
                 break

@@ -94,6 +94,13 @@ def test_a_step_is_the_optimizers():
         assert torch.equal(ours, theirs)
 
 
+def test_batches_made_ahead_change_nothing():
+    alone, ahead = (training_of(params_of(augment="paper"), conv(0.5), prefetch=n) for n in (0, 2))
+    assert list(fit(alone)) == list(fit(ahead))
+    for name, tensor in alone.student.state_dict().items():
+        assert torch.equal(tensor, ahead.student.state_dict()[name])
+
+
 def test_steps_override_epochs():
     assert [progress.step for progress in fit(training_of(params_of(steps=4, epochs=1)))] == [1, 2, 3, 4]
 
