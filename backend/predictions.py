@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def import_predictions(
     model: str,
     dataset: str,
     split: str | None = None,
-    class_names: tuple[str, ...] | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Evaluation:
     """Take over what a model said elsewhere, and count its flips against every other model of the split.
 
@@ -66,7 +67,7 @@ def import_predictions(
     predictions = imported.predictions
     with store.read() as connection:
         known_model, known = _known_model(connection, model), _known_dataset(connection, dataset)
-        target = _described(known, dataset, split, imported, class_names)
+        target = _described(known, dataset, split, imported, None if class_names is None else tuple(class_names))
         part = target.evaluation_split(split) if known is not None else (split or _NEW_SPLIT)
         _check_classes(predictions, target)
         _check_size(predictions, target, part)

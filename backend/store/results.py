@@ -73,6 +73,12 @@ def record_evaluation(
     return stored.evaluation
 
 
+def forget_evaluation(connection: Connection, key: str) -> None:
+    """Remove the row of a failure that a success has made obsolete; results are never removed."""
+    e = tables.evaluations.c
+    connection.execute(delete(tables.evaluations).where(e.key == key, e.state == "failed"))
+
+
 def find_evaluation(connection: Connection, key: str) -> StoredEvaluation | None:
     """The evaluation of a key by content."""
     row = connection.execute(_evaluations().where(tables.evaluations.c.key == key)).one_or_none()
