@@ -18,12 +18,12 @@ from workers.science.preprocessed import Preprocessed
 
 
 def student_name(job: RunningJob, wanted: str | None, base: str, suffix: str) -> str:
-    """The name asked for, else `<student>-<how>-<first of the job's id>`; refused early if it is taken.
+    """The name asked for, else `<student>-<how>-<end of the job's id>`; refused early if it is taken.
 
     Raises:
         Conflict: There is a model of that name.
     """
-    name = wanted or f"{base}-{suffix}-{job.id.hex[:8]}"[-200:]
+    name = wanted or f"{base}-{suffix}-{job.id.hex[-8:]}"[-200:]
     with job.store.read() as connection:
         try:
             taken = catalog.get_model(connection, name)
