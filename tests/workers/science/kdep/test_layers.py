@@ -91,7 +91,10 @@ def test_the_loss_is_the_weighted_sum_and_reaches_every_stage() -> None:
     objective = LayersObjective(points, layer_weights(2, 20.0, 0.5))
     terms = objective.loss(student, Batch(view, None, torch.arange(2), {TARGET: targets}))
     features = layer_features(student.model, student.prepare(view), points)
-    expected = 20 * (features[0] - targets[:, :512]).square().mean(), 10 * (features[1] - targets[:, 512:]).square().mean()
+    expected = (
+        20 * (features[0] - targets[:, :512]).square().mean(),
+        10 * (features[1] - targets[:, 512:]).square().mean(),
+    )
     torch.testing.assert_close(terms["layer_1"], expected[0])
     torch.testing.assert_close(terms["layer_2"], expected[1])
     torch.testing.assert_close(terms["loss"], expected[0] + expected[1])

@@ -37,7 +37,9 @@ def test_the_report_has_the_ratios_of_the_targets_themselves(transform: str) -> 
     aligned = target_map.align(FEATURES).std(0)
     assert report.std_ratio_before == pytest.approx(float(aligned.max() / aligned.min()))
     assert report.std_ratio_after == pytest.approx(float(targets.std(0).max() / targets.std(0).min()), rel=1e-9)
-    assert report.variance_share == pytest.approx(float(aligned.var() * 0 + aligned.square().sum() / FEATURES.var(0).sum()))
+    assert report.variance_share == pytest.approx(
+        float(aligned.var() * 0 + aligned.square().sum() / FEATURES.var(0).sum())
+    )
     if transform == "pts":
         assert report.std_ratio_after < report.std_ratio_before
         assert alignment_report(target_map, _moments(), params).std_ratio_after is None, "unknown without the targets"
@@ -61,7 +63,7 @@ def test_a_narrow_teacher_is_spread_without_changing_its_geometry(align: str) ->
 
 
 def test_a_narrow_teacher_may_be_refused_or_interpolated() -> None:
-    with pytest.raises(BadInput, match="teacher has 8 channels, the student 20.*interpolate_linear"):
+    with pytest.raises(BadInput, match=r"teacher has 8 channels, the student 20.*interpolate_linear"):
         build_target_map(_moments(), 20, KdepParams(narrow_teacher="refuse"))
     params = KdepParams(narrow_teacher="refuse", align="interpolate_linear")
     assert build_target_map(_moments(), 20, params)(FEATURES).shape == (300, 20)
