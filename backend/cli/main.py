@@ -63,3 +63,7 @@ def run(arguments: list[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     return code if isinstance(code, int) else 0
+
+
+if __name__ == "__main__":
+    main()
