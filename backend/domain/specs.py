@@ -135,7 +135,7 @@ class SleepSpec(Record):
     kind: Literal["sleep"] = "sleep"
     steps: Annotated[int, Field(ge=0, le=10**6)] = 1
     step_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
-    fault: Literal["none", "exit", "kill", "raise", "block", "cuda_oom", "nan"] = "none"
+    fault: Literal["none", "exit", "kill", "raise", "block", "cuda_oom", "host_oom", "nan"] = "none"
     fault_step: Annotated[int, Field(ge=0, le=10**6)] = 0
 
 
