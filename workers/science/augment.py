@@ -85,10 +85,6 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return z ^ (z >> np.uint64(31))
 
 
-def _like(values: Tensor, images: Tensor) -> Tensor:
-    return values.to(images.device, images.dtype).reshape(-1, 1, 1, 1)
-
-
 def _flip(images: Tensor, draw: Tensor) -> Tensor:
     return torch.where((draw < 0.5).to(images.device).reshape(-1, 1, 1, 1), images.flip(3), images)
 
@@ -141,19 +137,23 @@ def _resized_crop(images: Tensor, draws: Tensor, size: int | None) -> Tensor:
 
 
 def _distorted(images: Tensor, draws: Tensor) -> Tensor:
-    """Brightness, contrast, saturation and hue of most images changed, some made grey."""
-    factors = 1 + JITTER * (2 * draws[:, :3] - 1)
-    brightness, contrast, saturation = (_like(factors[:, i], images) for i in range(3))
-    luma = images.new_tensor(_LUMA).reshape(1, 3, 1, 1)
-    changed = (images * brightness).clamp(0, 1)
-    grey_level = (changed * luma).sum(dim=1, keepdim=True).mean(dim=(2, 3), keepdim=True)
-    changed = torch.lerp(grey_level, changed, contrast).clamp(0, 1)
-    changed = torch.lerp((changed * luma).sum(dim=1, keepdim=True), changed, saturation).clamp(0, 1)
-    turns = _hue_matrices(HUE * (2 * draws[:, 3] - 1)).to(images.device, images.dtype)
-    changed = torch.einsum("bij,bjhw->bihw", turns, changed).clamp(0, 1)
-    images = torch.where(_like(draws[:, 4], images) < JITTER_CHANCE, changed, images)
-    grey = (images * luma).sum(dim=1, keepdim=True).expand_as(images)
-    return torch.where(_like(draws[:, 5], images) < GREY_CHANCE, grey, images)
+    """Brightness, contrast, saturation and hue of most images changed, some made grey.
+
+    All of them are linear in the pixels, so an image is multiplied once, by the product of its matrices [3, 3].
+    """
+    n = len(images)
+    brightness, contrast, saturation = (1 + JITTER * (2 * draws[:, :3] - 1)).T
+    luma = torch.tensor(_LUMA, dtype=torch.float64)
+    to_grey, same = luma.expand(3, 3), torch.eye(3, dtype=torch.float64)
+    colours = to_grey + saturation.reshape(n, 1, 1) * (same - to_grey)
+    matrices = _hue_matrices(HUE * (2 * draws[:, 3] - 1)) @ colours * (brightness * contrast).reshape(n, 1, 1)
+    jittered, grey = draws[:, 4] < JITTER_CHANCE, draws[:, 5] < GREY_CHANCE
+    matrices = torch.where(jittered.reshape(n, 1, 1), matrices, same)
+    matrices = torch.where(grey.reshape(n, 1, 1), to_grey @ matrices, matrices)
+    changed = matrices.to(images) @ images.flatten(2)
+    mean_luma = images.mean(dim=(2, 3)) @ luma.to(images)
+    lift = torch.where(jittered, (1 - contrast) * brightness, 0).to(images) * mean_luma  # contrast turns about the mean
+    return changed.add_(lift.reshape(n, 1, 1)).clamp_(0, 1).reshape(images.shape)
 
 
 def _hue_matrices(turns: Tensor) -> Tensor:

@@ -71,6 +71,31 @@ def test_paper_makes_about_a_fifth_grey_and_keeps_some_colours(images):
     assert 0.12 < untouched.float().mean() < 0.20  # .2 not distorted, .8 of them not grey
 
 
+def test_paper_changes_brightness_contrast_saturation_and_hue_in_turn():
+    """One matrix a picture is the same as one operation after another, where nothing is clamped."""
+    n = 40
+    images = 0.45 + 0.1 * torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    indices = torch.arange(n)
+    draws = uniforms(2, 0, indices, 12)
+    luma = torch.tensor([0.299, 0.587, 0.114]).reshape(3, 1, 1)
+    yiq = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+    view = make_view(images, "paper", indices=indices, seed=2, view=0)
+    for i, picture in enumerate(images):
+        x = picture.flip(2) if draws[i, 0] < 0.5 else picture
+        if draws[i, 9] < 0.8:
+            brightness, contrast, saturation = (1 + 0.4 * (2 * float(draws[i, j]) - 1) for j in (5, 6, 7))
+            turn = torch.tensor(0.1 * (2 * float(draws[i, 8]) - 1) * 2 * torch.pi)
+            x = x * brightness
+            x = contrast * x + (1 - contrast) * (x * luma).sum(0).mean()
+            x = saturation * x + (1 - saturation) * (x * luma).sum(0)
+            y, first, second = torch.einsum("ij,jhw->ihw", yiq, x)
+            turned = (turn.cos() * first - turn.sin() * second, turn.sin() * first + turn.cos() * second)
+            x = torch.einsum("ij,jhw->ihw", torch.linalg.inv(yiq), torch.stack([y, *turned]))
+        if draws[i, 10] < 0.2:
+            x = (x * luma).sum(0).expand(3, -1, -1)
+        torch.testing.assert_close(view[i], x, atol=2e-5, rtol=0)
+
+
 def test_paper_crops_the_centre_square():
     wide = torch.zeros(1, 3, 8, 16)
     wide[..., 4:12] = 1

@@ -20,7 +20,8 @@ class Roles:
     """The models of a transfer, each taking a view [B, 3, H, W] in [0, 1] (`Preprocessed`).
 
     Args:
-        student: The model in training.
+        student: The model in training, as it is before the transfer: some objectives keep a copy, so a checkpoint is
+            loaded into it only after the objective is built.
         teachers: By name, in the order ties are broken; None for one whose outputs every batch brings along.
         transfer_labels: [N], all labels of the transfer set (CRD draws its negatives by them).
     """

@@ -114,6 +114,20 @@ def test_methods_that_need_labels_say_so(scene, name):
         assert len(run()) == 4
 
 
+def test_the_teacher_sees_the_view_by_its_own_normalisation(scene):
+    from workers.science.transfer.kl import kl
+
+    params = parse_method("kl", SETTINGS)
+    roles = scene.roles()
+    (teacher,) = roles.teachers.values()
+    assert not torch.equal(teacher.mean, roles.student.mean)
+    student = roles.student.eval()
+    batch = next(iter(scene.training(params).batches.epoch(0)))
+    terms = build_objective(params, roles).loss(student, batch)
+    by_hand = teacher.model((batch.view - 0.4) / 0.25)
+    torch.testing.assert_close(terms["loss"], kl(student.model((batch.view - 0.5) / 0.25), by_hand))
+
+
 @pytest.mark.parametrize("name", ["kl", "self_kl", "kl_dp", "topk_kl"])
 def test_a_student_that_is_its_own_teacher_has_nothing_to_learn(scene, name):
     """All equal, loss 0: in eval mode the student is what it is to learn."""
