@@ -28,7 +28,7 @@ DIST_LR_GRID = (0.5, 0.7, 1.0)
 TEMPERATURE_GRID = (1.0, 2.0, 4.0)
 KD_WEIGHT_GRID = (0.1, 0.5, 0.9)
 
-LearningRate = Annotated[float, Field(gt=0, le=1_000)]
+LearningRate = Annotated[float, Field(gt=0, le=100)]
 Steps = Annotated[int, Field(ge=1, le=10**8)]
 BatchSize = Annotated[int, Field(ge=1, le=65_536)]
 Temperature = Annotated[float, Field(gt=0, le=1_000)]
@@ -425,7 +425,11 @@ class PlanePoint(Record):
 
 
 class RememResult(Record):
-    """What a run of the protocol found: every teacher, the table of settings, the information plane, the choice."""
+    """What a run of the protocol found: every teacher, the table of settings, the information plane, the choice.
+
+    `best` is the position of the teacher whose chosen student is best on validation. `failures` says which trainings
+    diverged; they are left out.
+    """
 
     teacher: Name
     student: Name
@@ -434,6 +438,7 @@ class RememResult(Record):
     n_train: int = Field(ge=1)
     n_validation: int = Field(ge=1)
     n_test: int = Field(ge=1)
+    failures: tuple[Text, ...] = ()
     teachers: tuple[TunedTeacher, ...]
     table: tuple[SettingRow, ...]
     plane: tuple[PlanePoint, ...]
