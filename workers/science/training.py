@@ -159,8 +159,9 @@ class Training:
         self.device, self.stepper, self.log_every = torch.device(device), stepper, log_every
         self.prefetch = (0 if self.device.type == "cpu" else 2) if prefetch is None else prefetch
         self.has_batchnorm = bool(batchnorm_layers(student))
-        if self.has_batchnorm and params.batch_size == 1:
-            raise BadInput("batch_size", 1, "at least 2, because the student has BatchNorm")
+        for name in ("batch_size", "micro_batch"):
+            if self.has_batchnorm and getattr(params, name) == 1:
+                raise BadInput(name, 1, "at least 2, because the student has BatchNorm")
         if batches.steps_per_epoch < 1:
             raise BadInput("transfer set", "no samples", "at least one batch")
         student.to(self.device)
@@ -215,14 +216,16 @@ class Training:
 
         Raises:
             NonFiniteLoss: a loss of this or a recent step is NaN or infinite.
+            BadInput: a batch of one sample for a student with BatchNorm.
         """
+        if self.has_batchnorm and len(batch) == 1:
+            raise BadInput("transfer set", "a batch of one sample", "two at least, because the student has BatchNorm")
         epoch = self.epoch
         if self.step % self.steps_per_epoch == 0:
             self.objective.begin_epoch(epoch)
         probing = epoch < self.params.probe_epochs
-        if self._head:
-            for parameter in self._student_parameters:
-                parameter.requires_grad_(not probing or id(parameter) in self._head)
+        for parameter in self._student_parameters if probing else ():
+            parameter.requires_grad_(id(parameter) in self._head)
         self.student.train(not probing)
         factor = learning_rate_factor(self.params, self.step, self.total_steps, self.steps_per_epoch)
         for group in self.optimizer.param_groups:
@@ -234,6 +237,8 @@ class Training:
             return self._gradients(batch, freeze_statistics=freeze_statistics)
 
         terms = self.stepper(self, gradients)
+        for parameter in self._student_parameters if probing else ():
+            parameter.requires_grad_(True)
         self.step += 1
         self.objective.after_step(self.step)
         self._unverified.append((self.step, terms))
@@ -293,7 +298,10 @@ class Training:
         self._unverified = []
 
     def _gradients(self, batch: Batch, *, freeze_statistics: bool) -> Terms:
-        """Over micro-batches; where CUDA runs out of memory, again with half as many samples at a time."""
+        """Over micro-batches; where CUDA runs out of memory, again with half as many samples at a time.
+
+        Down to one sample, or two where BatchNorm needs them; then it fails.
+        """
         buffers = list(self.student.buffers())
         before = [buffer.detach().clone() for buffer in buffers]
         floor = 2 if self.has_batchnorm else 1

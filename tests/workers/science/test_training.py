@@ -311,6 +311,7 @@ def test_probing_leaves_batchnorm_alone():
     list(fit(training_of(params_of(probe_epochs=2), Preprocessed(model, 16, (0.5,) * 3, (0.5,) * 3))))
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == {"fc.weight", "fc.bias"}
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_a_stepper_may_take_two_gradients():
@@ -386,6 +387,11 @@ def test_an_objective_may_bring_its_own_modules():
 def test_what_cannot_be_trained_is_refused():
     with pytest.raises(BadInput, match="at least 2, because the student has BatchNorm"):
         training_of(params_of(batch_size=1), conv())
+    with pytest.raises(BadInput, match="micro_batch: 1 is not valid; at least 2"):
+        training_of(params_of(micro_batch=1), conv())
+    one = TensorBatches(IMAGES[:1], LABELS[:1], params_of())
+    with pytest.raises(BadInput, match="two at least, because the student has BatchNorm"):
+        list(fit(Training(Labels(), conv(), one, params_of())))
     with pytest.raises(BadInput, match="parameters that can be trained"):
         training_of(params_of(), linear().requires_grad_(False))
     with pytest.raises(BadInput, match="get_classifier"):
