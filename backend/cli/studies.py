@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
 
 import typer
 
 from backend.cli.follow import Detach, attach, require_workers, show_queued
 from backend.cli.opening import open_store, parse_id
-from backend.cli.output import Json, Limit, note, pages, print_fields, print_items, print_json, print_table, when
+from backend.cli.output import Json, Limit, note, pages, plain, print_fields, print_items, print_json, print_table, when
 from backend.domain.errors import BadInput
+
+if TYPE_CHECKING:
+    from backend.store.session import Store
 
 app = typer.Typer(no_args_is_help=True, help="Studies: many transfers as one job.")
 
@@ -37,8 +41,13 @@ def run_study(
         job = submission.submit(store, settings, "study", studies.load(file)).job
         if detach:
             show_queued(job, json=json)
-        else:
+            return
+        try:
             attach(settings, store, job, json=json)
+        finally:
+            if not json:
+                _show_table(store, job.id)
+        note(f"a page of it: zoograft report --study {job.id} -o study.html")
 
 
 @app.command("ls")
@@ -70,12 +79,29 @@ def show_study(id: Annotated[str, typer.Argument(help="The study's id.")], json:
     """Show one study: its children by state, and its result."""
     from backend.store.queries import jobs as queries
 
-    with open_store() as (_, store), store.read() as connection:
-        study = queries.study(connection, parse_id(id))
-    if json:
-        print_json(study)
-    else:
-        print_fields(study.model_dump(mode="json"))
+    with open_store() as (_, store):
+        with store.read() as connection:
+            study = queries.study(connection, parse_id(id))
+        if json:
+            print_json(study)
+            return
+        print_fields(study.model_dump(mode="json", exclude={"job": {"spec", "result"}}))
+        _show_table(store, study.job.id)
+
+
+def _show_table(store: Store, id: UUID) -> None:
+    """One line a method, one a paired difference, as far as the study is."""
+    from backend.studies import study_table
+
+    with store.read() as connection:
+        table = study_table(connection, id)
+    for title, records in (("methods", table.methods), ("differences", table.differences)):
+        rows = [plain(record) for record in records]
+        if not rows:
+            continue
+        columns = [name for name, value in rows[0].items() if not isinstance(value, (dict, list))]
+        print(f"\n{title}")
+        print_table(columns, ([row[name] for name in columns] for row in rows))
 
 
 def report(

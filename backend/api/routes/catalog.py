@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 from pydantic import BaseModel
 from starlette.responses import Response
 
@@ -23,6 +23,7 @@ from backend.api.deps import (
 from backend.api.routes.jobs import IdempotencyKey, submitted
 from backend.domain.catalog import Family, Model, ModelSpec
 from backend.domain.datasets import Dataset, DatasetSpec
+from backend.domain.errors import NotFound
 from backend.domain.evaluations import Evaluation
 from backend.domain.jobs import Job
 from backend.domain.methods import METHODS
@@ -104,6 +105,27 @@ def add_dataset(
     """Add a data set: a job reads it once and catalogs it."""
     spec = {"dataset": dataset.model_dump(mode="json", exclude_unset=True)}
     return submitted(serving, caller, "register", spec, idempotency_key=idempotency_key)
+
+
+@router.get(
+    "/datasets/{name}/splits/{split}/thumbnails/{sample_id:path}",
+    response_class=Response,
+    responses={200: {"content": {"image/jpeg": {}}, "description": "A small picture of the sample"}},
+)
+def show_thumbnail(
+    serving: Serving, name: PathName, split: PathName, sample_id: Annotated[str, Path(max_length=4096)]
+) -> Response:
+    """The picture of one sample, packed by the first scan. Only ids of the split are looked up, never a path."""
+    from backend.thumbnails import MEDIA_TYPE, thumbnail
+
+    with serving.store.read() as connection:
+        dataset = catalog_store.get_dataset(connection, name)
+    if split not in dataset.splits:
+        raise NotFound("split", split, f"{name} has the splits {', '.join(sorted(dataset.splits))}")
+    picture = thumbnail(serving.settings, dataset.splits[split].fingerprint, sample_id)
+    if picture is None:
+        raise NotFound("thumbnail", sample_id, "a scan packs the pictures of the samples that it decodes")
+    return Response(picture, media_type=MEDIA_TYPE, headers={"Cache-Control": "private, max-age=3600"})
 
 
 @router.get("/evaluations", response_model=Page[Evaluation])

@@ -13,10 +13,12 @@ from backend import submission
 from backend.api import events as event_stream
 from backend.api.deps import Caller, Cursor, PageLimit, PathId, Services, Serving, json_of, own_job
 from backend.domain.jobs import Job, JobEvent, JobState
+from backend.domain.studies import StudyTable
 from backend.store.queries import jobs as queries
 from backend.store.queries.jobs import Study
 from backend.store.queries.paging import Page
 from backend.store.tokens import Principal
+from backend.studies import study_table
 
 router = APIRouter(tags=["jobs"])
 
@@ -184,6 +186,13 @@ def show_study(serving: Serving, id: PathId) -> Response:
     """One study; its children are `GET /jobs?parent=ID`."""
     with serving.store.read() as connection:
         return json_of(queries.study(connection, id))
+
+
+@router.get("/studies/{id}/table", response_model=StudyTable)
+def show_study_table(serving: Serving, id: PathId) -> Response:
+    """What a study found so far: a row a transfer, a summary a method, paired differences with intervals."""
+    with serving.store.read() as connection:
+        return json_of(study_table(connection, id))
 
 
 @router.get("/analyses", response_model=Page[Job])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
+from urllib.parse import quote
 from uuid import UUID
 
 import numpy as np
@@ -153,15 +154,17 @@ def samples(
     if last is not None:
         found = found[np.searchsorted(found, last[0], side="right") :]
     shown = found[:limit]
-    items = tuple(_sample(pair, int(i)) for i in shown)
+    pictured = _pictured(settings, pair)
+    items = tuple(_sample(pair, int(i), pictured) for i in shown)
     return Page(items=items, next_cursor=encode_cursor(query, [int(shown[-1])]) if len(found) > limit else None)
 
 
-def _sample(pair: Compared, i: int) -> FlippedSample:
+def _sample(pair: Compared, i: int, pictured: frozenset[str]) -> FlippedSample:
     t, s = int(pair.teacher_at[i]), int(pair.student_at[i])
     teacher, student = pair.teacher, pair.student
+    sample_id = str(teacher.sample_ids[t])
     return FlippedSample(
-        sample_id=str(teacher.sample_ids[t]),
+        sample_id=sample_id,
         label=int(pair.labels[i]),
         teacher_top1=int(teacher.top1[t]),
         student_top1=int(student.top1[s]),
@@ -173,7 +176,19 @@ def _sample(pair: Compared, i: int) -> FlippedSample:
         student_top5=_whole_numbers(student.top5, s),
         teacher_p_top5=_numbers(teacher.p_top5, t),
         student_p_top5=_numbers(student.p_top5, s),
+        thumbnail=thumbnail_path(pair.dataset.name, pair.split, sample_id) if sample_id in pictured else None,
     )
+
+
+def thumbnail_path(dataset: str, split: str, sample_id: str) -> str:
+    """Where REST serves the picture of a sample."""
+    return f"/api/v1/datasets/{dataset}/splits/{split}/thumbnails/{quote(sample_id)}"
+
+
+def _pictured(settings: Settings, pair: Compared) -> frozenset[str]:
+    from backend.thumbnails import packed_ids
+
+    return packed_ids(settings, pair.dataset.splits[pair.split].fingerprint)
 
 
 def _number(column: npt.NDArray[np.float32] | None, i: int) -> float | None:
