@@ -230,6 +230,7 @@ class RunningJob:
         except LostLease:
             if self.settings.guard("loss_signal"):
                 raise
+            log.warning("a write of a lost attempt was refused")
             return
         if self._pointer is not None:
             self._pointer = None

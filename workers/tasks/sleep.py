@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 from backend.domain.errors import NonFiniteLoss
@@ -47,6 +49,10 @@ def _strike(fault: str, step: int) -> None:
         raise RuntimeError(f"asked to fail at step {step}")
     if fault == "cuda_oom":
         raise OutOfMemoryError("CUDA out of memory (asked for)")
+    if fault == "host_oom":
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + 2**26, resource.RLIM_INFINITY))
+        bytearray(2**30)
     if fault == "nan":
         raise NonFiniteLoss(step, "asked", float("nan"))
     if fault == "block":
