@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def postgres_server() -> Iterator[str]:
         yield url.replace("postgresql://", "postgresql+psycopg://", 1)
         return
     try:
-        server = PostgresServer()
+        server = PostgresServer(options={"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"})
     except Missing as error:
         pytest.skip(str(error))
     try:
@@ -60,11 +61,13 @@ def postgres_url(postgres_server: str, _migrated_postgres: str) -> Iterator[str]
 
 
 @pytest.fixture
-def sqlite_url(tmp_path: Path, _migrated_sqlite: Path) -> str:
-    """A migrated, empty SQLite database of this test alone."""
-    path = tmp_path / "zoograft.db"
-    shutil.copyfile(_migrated_sqlite, path)
-    return f"sqlite:///{path}"
+def sqlite_url(_migrated_sqlite: Path) -> Iterator[str]:
+    """A migrated, empty SQLite database of this test alone, in memory where there is such a disk (syncs cost nothing)."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        path = Path(folder) / "zoograft.db"
+        shutil.copyfile(_migrated_sqlite, path)
+        yield f"sqlite:///{path}"
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Double, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, StatementError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -207,6 +207,10 @@ def _translated() -> Iterator[None]:
             raise StoreUnavailable(
                 f"the database does not answer: {text.strip() or type(error.orig).__name__}"
             ) from error
+        raise
+    except StatementError as error:
+        if isinstance(error.orig, ValueError) and "JSON" in str(error.orig):
+            raise BadInput("value", "(a number)", "finite: neither NaN nor infinity can be stored") from error
         raise
 
 

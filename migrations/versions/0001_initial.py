@@ -132,6 +132,14 @@ def upgrade() -> None:
     )
     op.create_index("ix_jobs_created", "jobs", ["created_at", "id"], unique=False)
     op.create_index("ix_jobs_parent", "jobs", ["parent"], unique=False)
+    op.create_index(
+        "ix_jobs_queued",
+        "jobs",
+        [sa.text("priority DESC"), "created_at", "id"],
+        unique=False,
+        sqlite_where=sa.text("state = 'queued'"),
+        postgresql_where=sa.text("state = 'queued'"),
+    )
     op.create_index("ix_jobs_state", "jobs", ["state", "created_at", "id"], unique=False)
     op.create_index(
         "uq_jobs_gpu",

@@ -133,8 +133,21 @@ class PostgresServer(_Server):
         secret.chmod(0o644 if self._user else 0o600)
         try:
             subprocess.run(
-                [self.bin / "initdb", "-U", "postgres", "-E", "utf8", "--locale=C", "--no-sync", "-D", self.data]
-                + ["--auth=scram-sha-256", f"--pwfile={secret}", "-c", "password_encryption=scram-sha-256"],
+                [
+                    self.bin / "initdb",
+                    "-U",
+                    "postgres",
+                    "-E",
+                    "utf8",
+                    "--locale=C",
+                    "--no-sync",
+                    "-D",
+                    self.data,
+                    "--auth=scram-sha-256",
+                    f"--pwfile={secret}",
+                    "-c",
+                    "password_encryption=scram-sha-256",
+                ],
                 check=True,
                 capture_output=True,
                 cwd="/",
