@@ -85,8 +85,11 @@ def show_queued(job: Job, *, json: bool) -> None:
         note(f"queued; follow it: zoograft jobs logs {job.id} --follow")
 
 
-def attach(settings: Settings, store: Store, job: Job, *, json: bool) -> Job:
-    """Run a stored job in a supervisor of our own, follow it, and show its result. Exits as `run_job`."""
+def attach(settings: Settings, store: Store, job: Job, *, json: bool, finish_it: bool = True) -> Job:
+    """Run a stored job in a supervisor of our own, follow it, and show its result. Exits as `run_job`.
+
+    With `finish_it` false the caller shows the result, and calls `finish` for the exit.
+    """
     from backend import submission
 
     with _signals(), _supervisor(settings, job.id) as supervisor, _Progress(job.kind) as progress:
@@ -104,15 +107,16 @@ def attach(settings: Settings, store: Store, job: Job, *, json: bool) -> Job:
         if json:
             print_json(ended)
         raise typer.Exit(raise_code)
-    finish(ended, json=json)
+    if finish_it:
+        finish(ended, json=json)
     return ended
 
 
-def finish(job: Job, *, json: bool) -> None:
-    """Show how a job ended; exits 2 where its input was bad, 1 where it failed."""
-    if json:
+def finish(job: Job, *, json: bool, silent: bool = False) -> None:
+    """Show how a job ended (unless that was `silent`ly done); exits 2 where its input was bad, 1 where it failed."""
+    if json and not silent:
         print_json(job)
-    elif job.state == JobState.SUCCEEDED and job.result:
+    elif job.state == JobState.SUCCEEDED and job.result and not silent:
         print_fields(job.result)
     if job.state == JobState.SUCCEEDED:
         return

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-from uuid import UUID
+from typing import Annotated
 
 import typer
 
-from backend.cli.follow import Detach, attach, require_workers, show_queued
+from backend.cli.follow import Detach, attach, finish, require_workers, show_queued
 from backend.cli.opening import open_store, parse_id
-from backend.cli.output import Json, Limit, note, pages, plain, print_fields, print_items, print_json, print_table, when
+from backend.cli.output import Json, Limit, note, pages, print_items, print_json, print_table, when
+from backend.cli.study_table import print_study, write_rows
 from backend.domain.errors import BadInput
-
-if TYPE_CHECKING:
-    from backend.store.session import Store
 
 app = typer.Typer(no_args_is_help=True, help="Studies: many transfers as one job.")
 
@@ -27,7 +24,9 @@ def register(main: typer.Typer) -> None:
 def run_study(
     file: Annotated[Path, typer.Argument(help="The study, as YAML.")], detach: Detach = False, json: Json = False
 ) -> None:
-    """Run a study: every combination of its grid is a job, and the report compares them.
+    """Run a study: every combination of its grid is a job, and the table at the end compares them.
+
+    What an earlier run of the same study trained already is used again.
 
     zoograft study run examples/digits.yaml
     """
@@ -42,12 +41,15 @@ def run_study(
         if detach:
             show_queued(job, json=json)
             return
-        try:
-            attach(settings, store, job, json=json)
-        finally:
-            if not json:
-                _show_table(store, job.id)
-        note(f"a page of it: zoograft report --study {job.id} -o study.html")
+        ended = attach(settings, store, job, json=False, finish_it=False)
+        with store.read() as connection:
+            table = studies.study_table(connection, job.id)
+        if json:
+            print_json({"job": ended, "table": table})
+        else:
+            print_study(table)
+            note(f"study {job.id}; keep it: zoograft report --study {job.id} -o report.html")
+        finish(ended, json=json, silent=True)
 
 
 @app.command("ls")
@@ -75,33 +77,29 @@ def list_studies(limit: Limit = None, json: Json = False) -> None:
 
 
 @app.command("show")
-def show_study(id: Annotated[str, typer.Argument(help="The study's id.")], json: Json = False) -> None:
-    """Show one study: its children by state, and its result."""
+def show_study(
+    id: Annotated[str, typer.Argument(help="The study's id.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write one row a transfer here: .csv or .parquet.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show one study: its children by state, and the table of its methods."""
+    from backend import studies
     from backend.store.queries import jobs as queries
 
-    with open_store() as (_, store):
-        with store.read() as connection:
-            study = queries.study(connection, parse_id(id))
-        if json:
-            print_json(study)
-            return
-        print_fields(study.model_dump(mode="json", exclude={"job": {"spec", "result"}}))
-        _show_table(store, study.job.id)
-
-
-def _show_table(store: Store, id: UUID) -> None:
-    """One line a method, one a paired difference, as far as the study is."""
-    from backend.studies import study_table
-
-    with store.read() as connection:
-        table = study_table(connection, id)
-    for title, records in (("methods", table.methods), ("differences", table.differences)):
-        rows = [plain(record) for record in records]
-        if not rows:
-            continue
-        columns = [name for name, value in rows[0].items() if not isinstance(value, (dict, list))]
-        print(f"\n{title}")
-        print_table(columns, ([row[name] for name in columns] for row in rows))
+    with open_store() as (_, store), store.read() as connection:
+        study = queries.study(connection, parse_id(id))
+        table = studies.study_table(connection, study.job.id)
+    if output is not None:
+        write_rows(table, output)
+        note(f"{len(table.rows)} transfers written to {output}")
+    elif json:
+        print_json({**study.model_dump(mode="json"), "table": table})
+    else:
+        states = ", ".join(f"{number} {state}" for state, number in sorted(study.children.items()))
+        note(f"study {study.job.spec.get('name', '')} {study.job.state}: {states}")
+        print_study(table)
 
 
 def report(

@@ -1,0 +1,82 @@
+"""A study's result on the command line: success rates, mean Δ, the control beside every method, paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from backend.cli.output import note, percent, print_table, write_csv
+from backend.domain.errors import BadInput
+from backend.domain.studies import MethodSummary, StudyRow, StudyTable
+
+
+def print_study(table: StudyTable) -> None:
+    """The methods, then the differences between them; points are percentage points."""
+    if not table.rows:
+        note("no transfer has finished yet")
+        return
+    print_table(
+        ("method", "transfers", "success [95 %]", "weaker teachers", "mean Δ", "above control", "gain", "loss"),
+        (_method_cells(one) for one in table.methods),
+    )
+    if table.differences:
+        print()
+    for one in table.differences:
+        print(
+            f"{one.label} − {one.baseline}, {one.n_pairs} paired transfers: success "
+            f"{_points(one.success_rate_difference)} "
+            f"[{_points(one.success_rate_difference_low)}, {_points(one.success_rate_difference_high)}] points, "
+            f"mean Δ {_points(one.mean_delta_difference)} "
+            f"[{_points(one.mean_delta_difference_low)}, {_points(one.mean_delta_difference_high)}] points (95 %)"
+        )
+    if table.n_failed or table.n_open:
+        note(f"{table.n_failed} transfers failed or were cancelled, {table.n_open} are still to come")
+
+
+def write_rows(table: StudyTable, path: Path) -> None:
+    """One row a transfer, as CSV or Parquet by the file's name.
+
+    Raises:
+        BadInput: another ending, or a file that cannot be written.
+    """
+    columns = [name for name in StudyRow.model_fields if name not in ("params", "transfer_rate")]
+    if path.suffix == ".parquet":
+        _write_parquet(table.rows, columns, path)
+    elif path.suffix == ".csv" or str(path) == "-":
+        write_csv(path, columns, (_flat(row, columns) for row in table.rows))
+    else:
+        raise BadInput("--output", str(path), "a name that ends in .csv or .parquet")
+
+
+def _write_parquet(rows: Iterable[StudyRow], columns: list[str], path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        pq.write_table(pa.Table.from_pylist([_flat(row, columns) for row in rows]), path)
+    except OSError as error:
+        raise BadInput("--output", str(path), f"a file that can be written ({error})") from None
+
+
+def _flat(row: StudyRow, columns: Iterable[str]) -> dict[str, Any]:
+    values = row.model_dump(mode="json")
+    return {name: "+".join(values[name]) if name == "teachers" else values[name] for name in columns}
+
+
+def _method_cells(one: MethodSummary) -> tuple[str, ...]:
+    weaker = "" if one.success_rate_weaker is None else f"{percent(one.success_rate_weaker, 0)} of {one.n_weaker}"
+    return (
+        one.label,
+        str(one.n_transfers),
+        f"{percent(one.success_rate, 0)} [{percent(one.success_rate_low, 0)}, {percent(one.success_rate_high, 0)}]",
+        weaker,
+        _points(one.mean_delta),
+        "" if one.mean_delta_above_control is None else _points(one.mean_delta_above_control),
+        percent(one.mean_gain, 1),
+        percent(one.mean_loss, 1),
+    )
+
+
+def _points(fraction: float) -> str:
+    return f"{100 * fraction:+.1f}"
