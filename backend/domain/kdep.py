@@ -8,10 +8,11 @@ D_t, D_s: width of the teacher's and the student's pooled penultimate feature; s
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from backend.domain.datasets import Subset
 from backend.domain.methods import Augment, TrainingParams
 from backend.domain.records import Fraction, Name, Record, Seed
 
@@ -59,10 +60,18 @@ class KdepParams(TrainingParams):
     step_epochs: int = Field(30, ge=1, le=10_000)
     augment: Augment = "paper"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_to_transform(cls, values: Any) -> Any:
+        """Where the alignment is learnt, transform is none unless something else is asked for (and then refused)."""
+        if isinstance(values, dict) and values.get("align") in LEARNABLE_ALIGNS:
+            return {"transform": "none", **values}
+        return values
+
     @model_validator(mode="after")
     def _fits_together(self) -> KdepParams:
-        if self.method == "features" and self.align in LEARNABLE_ALIGNS:
-            if self.transform != "none" and "transform" in self.model_fields_set:
+        if self.learnable:
+            if self.transform != "none":
                 raise ValueError(f"transform: {self.align} learns its alignment and takes transform none")
             if self.layers > 1:
                 raise ValueError(f"layers: {self.align} is a baseline of the last layer alone; use 1")
@@ -77,10 +86,33 @@ class KdepParams(TrainingParams):
         """Whether the aligner is trained along with the student."""
         return self.method == "features" and self.align in LEARNABLE_ALIGNS
 
-    @property
-    def effective_transform(self) -> Transform:
-        """The transform that is applied: none where the aligner is learnt."""
-        return "none" if self.learnable else self.transform
+
+class KdepSpec(Record):
+    """A pre-training job: `student` is a zoo entry, usually untrained; the result is catalogued as `save_as`.
+
+    `teacher` may be left out with method supervised alone. The data set's labels are used by that method alone.
+    """
+
+    kind: Literal["kdep"] = "kdep"
+    teacher: Name | None = None
+    student: Name
+    dataset: Name
+    params: KdepParams = KdepParams()
+    train_split: Name | None = None
+    subset: Subset = Subset()
+    save_as: Name | None = None
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")] = "auto"
+
+    @model_validator(mode="after")
+    def _teacher_fits(self) -> KdepSpec:
+        if self.params.method == "supervised":
+            if self.teacher is not None:
+                raise ValueError("teacher: method supervised takes none; leave it out")
+        elif self.teacher is None:
+            raise ValueError(f"teacher: method {self.params.method} needs one")
+        elif self.teacher == self.student:
+            raise ValueError("teacher: the student cannot be its own teacher")
+        return self
 
 
 class AlignmentReport(Record):
@@ -98,19 +130,27 @@ class AlignmentReport(Record):
 
 
 class KdepResult(Record):
-    """A student pre-trained, and how."""
+    """A student pre-trained, and how. `model` is the new entry, `student` the one it was built from.
 
+    `*_passes_through`: the network ends without an activation, so that its stock feature was read.
+    """
+
+    model: Name
+    weights_hash: str
     teacher: Name | None
+    student: Name
     architecture: str
     dataset: Name
+    train_split: Name
     n_samples: int
     params: KdepParams
     alignments: tuple[AlignmentReport, ...] = ()
     teacher_passes_through: bool | None = None
     student_passes_through: bool | None = None
-    final_loss: float
-    train_seconds: float
-    student: Name | None = None
+    steps: int
+    loss_first: float
+    loss_last: float
+    bad_samples: tuple[str, ...] = ()
 
 
 class CompactnessResult(Record):

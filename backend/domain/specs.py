@@ -9,8 +9,10 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from backend.domain.catalog import ModelSpec
 from backend.domain.datasets import DatasetSpec, Subset
 from backend.domain.errors import BadInput
+from backend.domain.kdep import KdepSpec
 from backend.domain.methods import CeParams, MethodParams, parse_method
 from backend.domain.records import Name, Record, Seed, Text, bad_input
+from backend.domain.remem import RememSpec
 
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")]
 ModelNames = Annotated[tuple[Text, ...], Field(min_length=1, max_length=10_000)]
@@ -146,6 +148,8 @@ SPECS: dict[str, type[Record]] = {
     "flips": FlipsSpec,
     "finetune": FinetuneSpec,
     "transfer": TransferSpec,
+    "kdep": KdepSpec,
+    "remem": RememSpec,
     "sleep": SleepSpec,
 }
 

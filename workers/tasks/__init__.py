@@ -16,6 +16,8 @@ TASKS: dict[str, str] = {
     "flips": "workers.tasks.flips:run",
     "finetune": "workers.tasks.finetune:run",
     "transfer": "workers.tasks.transfer:run",
+    "kdep": "workers.tasks.kdep:run",
+    "remem": "workers.tasks.remem:run",
     "sleep": "workers.tasks.sleep:run",
 }
 

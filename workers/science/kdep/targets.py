@@ -94,7 +94,7 @@ def build_target_map(moments: FeatureMoments, student_width: int, params: KdepPa
     align = FIXED_ALIGNERS[params.align](moments, student_width, params.seed)
     kept = int(align.weight.shape[1])
     expansion = isometric_expansion(kept, student_width, params.seed) if kept < student_width else None
-    transform = params.effective_transform
+    transform = params.transform
     if transform == "sm" and kept > moments.width:
         raise BadInput("transform", "sm", f"std matching needs at least {kept} teacher channels, not {moments.width}")
     return TargetMap(
