@@ -101,7 +101,7 @@ class PostgresServer(_Server):
     permissions of every folder above it; ours copies the program to its own folder where `nobody` cannot reach it.
     """
 
-    gentle = signal.SIGINT  # fast shutdown: does not wait for clients
+    gentle = signal.SIGQUIT  # at once; the folder goes with it
 
     def __init__(
         self, host: str = "127.0.0.1", *, listen: str | None = None, options: dict[str, str] | None = None
