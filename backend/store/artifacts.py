@@ -10,6 +10,7 @@ import hashlib
 import os
 import secrets
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
@@ -132,6 +133,15 @@ def remove(uri: str) -> None:
     filesystem, path = _filesystem(uri)
     with suppress(FileNotFoundError):
         filesystem.rm_file(path)
+
+
+def walk(base: str) -> Iterator[tuple[str, str]]:
+    """(URI, path relative to `base`) of every file below it; nothing where `base` does not exist."""
+    filesystem, root = _filesystem(base)
+    root = root.rstrip("/")
+    local = isinstance(filesystem, LocalFileSystem)
+    for path in filesystem.find(root):
+        yield str(path if local else filesystem.unstrip_protocol(path)), str(path)[len(root) + 1 :]
 
 
 def digest_of(uri: str) -> str:
