@@ -77,7 +77,7 @@ def size(connection: Connection, board: Board) -> int:
 
 
 def version(connection: Connection, board: Board) -> tuple[int, float, float]:
-    """Changes whenever the board's pairs may have changed: evaluations, the newest of them, the last job that counts."""
+    """Changes whenever the pairs may have: count and newest of the evaluations, end of the last job that counts."""
     e, j = evaluation_table.c, job_table.c
     count, newest = connection.execute(
         select(func.count(), func.max(e.created_at)).where(e.dataset_id == board.dataset_id, e.split == board.split)
@@ -126,7 +126,7 @@ def arrange(
     teacher_accuracy = (stored["both_right"] + stored["positive_flips"]) / n
     best = np.zeros(len(models))
     np.maximum.at(best, teacher, teacher_accuracy)
-    order = np.lexsort(([name for name, _ in models], best)) if models else np.empty(0, dtype=np.intp)
+    order = np.lexsort((np.array([name for name, _ in models]), best)) if models else np.empty(0, dtype=np.intp)
     place = np.empty(len(models), dtype=np.int32)
     place[order] = np.arange(len(models), dtype=np.int32)
     return Columns(

@@ -126,7 +126,8 @@ def extent(columns: Columns, chosen: Positions, x: str, y: str) -> View:
 def inside(columns: Columns, chosen: Positions, x: str, y: str, view: View) -> Positions:
     """The chosen pairs that lie in the view."""
     xs, ys = getattr(columns, x)[chosen], getattr(columns, y)[chosen]
-    return chosen[(xs >= view[0]) & (xs <= view[1]) & (ys >= view[2]) & (ys <= view[3])]
+    seen: Positions = chosen[(xs >= view[0]) & (xs <= view[1]) & (ys >= view[2]) & (ys <= view[3])]
+    return seen
 
 
 def density(
@@ -150,7 +151,8 @@ def sample(positions: Positions, most: int, seed: int = 0) -> Positions:
     """At most `most` positions, drawn with a seed: the same picture for the same selection."""
     if len(positions) <= most:
         return positions
-    return np.sort(np.random.default_rng(seed).choice(positions, most, replace=False))
+    drawn = np.random.default_rng(seed).choice(len(positions), most, replace=False)
+    return positions[np.sort(drawn)]
 
 
 def heat_map(columns: Columns, chosen: Positions, value: str, most: int = 160) -> HeatMap:

@@ -42,7 +42,7 @@ def order(model: Sequence[Mapping[str, Any]] | None, columns: Columns) -> list[C
     """
     keys: list[ColumnElement[Any]] = []
     for one in model or ():
-        name, direction = one.get("colId"), one.get("sort")
+        name, direction = str(one.get("colId")), one.get("sort")
         if name not in columns or direction not in ("asc", "desc"):
             raise BadInput("sort", one, f"asc or desc by one of {', '.join(columns)}")
         column = columns[name]

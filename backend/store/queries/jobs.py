@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID
 
 from pydantic import Field
 from sqlalchemy import Connection, RowMapping, Select, func, select
 
 from backend.domain.errors import BadInput, NotFound
-from backend.domain.jobs import Artifact, Job, JobEvent, JobState
+from backend.domain.jobs import Artifact, Job, JobEvent, JobKind, JobState
 from backend.domain.records import Record
-from backend.domain.specs import SPECS
 from backend.store.job_records import after_of, to_artifact, to_event, to_job
 from backend.store.queries.paging import Page, after, check_limit, cut, decode_cursor, encode_cursor, parse_sort
 from backend.store.tables import artifacts as artifact_table
@@ -73,7 +72,7 @@ def jobs(
     limit = check_limit(limit)
     _, direction = parse_sort(sort, SORTS)
     _known("state", state, [member.value for member in JobState])
-    _known("kind", kind, [*SPECS, "study"])
+    _known("kind", kind, get_args(JobKind))
     query = ["jobs", sort, sorted(state), sorted(kind), parent and str(parent), owner, analysis]
     last = decode_cursor(query, cursor, ((int, float), str))
     c = job_table.c
