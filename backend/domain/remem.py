@@ -7,10 +7,11 @@ H_b: mean Bernoulli entropy of the pixels; e: expertness (Def. 5.3). Rates are f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from backend.domain.datasets import Subset
 from backend.domain.errors import BadInput
 from backend.domain.methods import Augment, TrainingParams
 from backend.domain.records import Fraction, Name, Record, Seed, Text
@@ -187,17 +188,23 @@ class RememParams(Record):
     """The protocol: teachers tuned each way listed, a student distilled from each snapshot in each way listed.
 
     Selection happens on a validation split of `validation_share` of train; test is scored after every choice is made.
+
+    Short forms, for the command line: the fields of a tuning (`rho=0.05`), of a distillation with the prefix `student_`
+    (`student_lr=0.5`), of the measurements with `information_` and `expertness_`; `settings` ("all", or names joined by
+    commas) for several of the paper's settings with one radius and weight; `seeds` (how many) to repeat each tuning.
     """
 
     tunings: tuple[TeacherTuning, ...] = Field(default=(TeacherTuning(),), min_length=1, max_length=1_000)
-    distillations: tuple[StudentDistillation, ...] = Field(
-        default=(StudentDistillation(),), min_length=1, max_length=1_000
-    )
+    distillations: tuple[StudentDistillation, ...] = Field(default=(StudentDistillation(),), max_length=1_000)
     information: InformationParams | None = InformationParams()
     expertness: ExpertnessParams | None = None
     validation_share: float = Field(default=0.1, gt=0, lt=1)
-    metric: Metric = "top1"
-    seed: Seed = 0
+    metric: Metric | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        return expand(value) if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _all_different(self) -> RememParams:
@@ -205,6 +212,60 @@ class RememParams(Record):
             if len(set(getattr(self, field))) != len(getattr(self, field)):
                 raise ValueError(f"{field}: one is listed twice")
         return self
+
+
+DEFAULT_RHO = 0.05
+DEFAULT_MLP_WEIGHT = 0.8
+
+
+def expand(given: dict[str, Any]) -> dict[str, Any]:
+    """`RememParams` from its short forms; what is spelled out already is left as it is."""
+    params = dict(given)
+    tuning = _take(params, TeacherTuning)
+    if "steps" in tuning and "stop_points" not in tuning:
+        tuning["stop_points"] = [stop for stop in STOP_POINTS if stop < tuning["steps"]] + [tuning["steps"]]
+    settings, seeds = params.pop("settings", None), params.pop("seeds", None)
+    if tuning or settings is not None or seeds is not None:
+        if "tunings" in params:
+            raise ValueError("tunings: give either tunings or their short forms")
+        numbers = range(seeds) if isinstance(seeds, int) else seeds or [tuning.get("seed", 0)]
+        params["tunings"] = [
+            {**tuning, **changes, "seed": seed} for seed in numbers for changes in _settings(settings, tuning)
+        ]
+    student = _take(params, StudentDistillation, "student_")
+    if student:
+        if "distillations" in params:
+            raise ValueError("distillations: give either distillations or their short forms")
+        params["distillations"] = [student]
+    for field, record in (("information", InformationParams), ("expertness", ExpertnessParams)):
+        short = _take(params, record, f"{field}_")
+        if params.get(field) in (True, False):
+            params[field] = {} if params[field] else None
+        if short:
+            params[field] = {**(params.get(field) or {}), **short}
+    return params
+
+
+def _take(params: dict[str, Any], record: type[Record], prefix: str = "") -> dict[str, Any]:
+    names = [name for name in record.model_fields if prefix + name in params]
+    return {name: params.pop(prefix + name) for name in names}
+
+
+def _settings(settings: Any, tuning: dict[str, Any]) -> list[dict[str, Any]]:
+    if settings is None:
+        return [{}]
+    names = SETTINGS if settings == "all" else settings.split(",") if isinstance(settings, str) else settings
+    rho, weight = tuning.get("rho", DEFAULT_RHO), tuning.get("mlp_weight", DEFAULT_MLP_WEIGHT)
+    changes = {
+        "baseline": {"rho": 0.0, "mlp_weight": 1.0},
+        "sam": {"rho": rho, "mlp_weight": 1.0},
+        "reweight": {"rho": 0.0, "mlp_weight": weight},
+        "both": {"rho": rho, "mlp_weight": weight},
+    }
+    unknown = [name for name in names if name not in changes]
+    if unknown:
+        raise ValueError(f"settings: {unknown[0]!r} is none of all, {', '.join(SETTINGS)}")
+    return [changes[name] for name in names]
 
 
 class InformationResult(Record):
@@ -371,33 +432,42 @@ class TeacherSnapshot(Record):
 
 
 class TunedTeacher(Record):
-    """One tuning's snapshots, and the student chosen on validation among all of theirs, with its teacher."""
+    """One tuning's snapshots, and the student chosen on validation among all of theirs, with its teacher.
+
+    Without students the teacher's own validation error chooses, and `best_distillation` is null.
+    """
 
     tuning: TeacherTuning
     setting: Setting
     snapshots: tuple[TeacherSnapshot, ...] = Field(min_length=1)
     best_stop_point: int
-    best_distillation: StudentDistillation
+    best_distillation: StudentDistillation | None
 
     @property
     def best_snapshot(self) -> TeacherSnapshot:
         return next(one for one in self.snapshots if one.stop_point == self.best_stop_point)
 
     @property
-    def best_student(self) -> StudentScore:
-        return next(one for one in self.best_snapshot.students if one.distillation == self.best_distillation)
+    def best_student(self) -> StudentScore | None:
+        return next((one for one in self.best_snapshot.students if one.distillation == self.best_distillation), None)
+
+    @property
+    def choosing_error(self) -> float:
+        """What tunings are compared by: the chosen student's validation error, else the teacher's."""
+        student = self.best_student
+        return self.best_snapshot.validation_error if student is None else student.validation_error
 
 
 class SettingRow(Record):
     """One row of Table 1: the students of one setting chosen on validation, one a seed.
 
     Rates on test, mean over seeds; intervals are 95 %, Student's t, null with fewer than two seeds. `gain` is the
-    student's accuracy above the baseline's of the same seed; null without a baseline.
+    student's accuracy above the baseline's of the same seed; null without a baseline or a student.
     """
 
     setting: Setting
     n_seeds: int = Field(ge=1)
-    student_accuracy: float
+    student_accuracy: float | None
     student_accuracy_low: float | None = None
     student_accuracy_high: float | None = None
     teacher_accuracy: float
@@ -431,8 +501,8 @@ class RememResult(Record):
     diverged; they are left out.
     """
 
-    teacher: Name
-    student: Name
+    model: Name
+    student: Name | None
     dataset: Name
     metric: Metric
     n_train: int = Field(ge=1)
@@ -443,3 +513,39 @@ class RememResult(Record):
     table: tuple[SettingRow, ...]
     plane: tuple[PlanePoint, ...]
     best: int = Field(ge=0)
+
+
+class RememSpec(Record):
+    """A run of the protocol: `model` is prepared as a teacher and distilled into `student`.
+
+    Both get heads of the data set's classes. Without a student the teachers are tuned and measured only. What is chosen
+    is catalogued: the student (or the only teacher) as `save_as`, its teacher as `<save_as>-teacher`.
+    """
+
+    kind: Literal["remem"] = "remem"
+    model: Name
+    student: Name | None = None
+    dataset: Name
+    params: RememParams = RememParams()
+    train_split: Name | None = None
+    split: Name | None = None
+    subset: Subset = Subset()
+    save_as: Name | None = None
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_student_no_distillation(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("student") is None and isinstance(value.get("params", {}), dict):
+            given = dict(value.get("params") or {})
+            if not given.get("distillations") and not any(name.startswith("student_") for name in given):
+                return {**value, "params": {**given, "distillations": []}}
+        return value
+
+    @model_validator(mode="after")
+    def _student_fits(self) -> RememSpec:
+        if self.student == self.model:
+            raise ValueError("student: must be another model than the teacher")
+        if (self.student is None) != (not self.params.distillations):
+            raise ValueError("student: distillations need one, and it needs distillations")
+        return self

@@ -62,16 +62,18 @@ def carve_validation(labels: Integers, share: float, seed: int = 0) -> tuple[Int
 def tuned_teacher(tuning: TeacherTuning, snapshots: Sequence[TeacherSnapshot]) -> TunedTeacher:
     """Choose, on validation, the best student of all snapshots; ties go to the earlier stop, then the first listed.
 
+    Without any student the snapshot of least validation error is chosen.
+
     Raises:
-        BadInput: no snapshot has a student.
+        BadInput: there are no snapshots.
     """
-    scored = [
+    if not snapshots:
+        raise BadInput("snapshots", 0, "at least one")
+    scored: list[tuple[float, int, int, StudentDistillation | None]] = [
         (student.validation_error, snapshot.stop_point, order, student.distillation)
         for snapshot in snapshots
         for order, student in enumerate(snapshot.students)
-    ]
-    if not scored:
-        raise BadInput("snapshots", len(snapshots), "at least one snapshot with a student")
+    ] or [(snapshot.validation_error, snapshot.stop_point, 0, None) for snapshot in snapshots]
     _, stop_point, _, distillation = min(scored, key=lambda one: one[:3])
     return TunedTeacher(
         tuning=tuning,
@@ -84,7 +86,7 @@ def tuned_teacher(tuning: TeacherTuning, snapshots: Sequence[TeacherSnapshot]) -
 
 def best_teacher(teachers: Sequence[TunedTeacher]) -> int:
     """Position of the one whose chosen student is best on validation; the first of equals."""
-    return min(range(len(teachers)), key=lambda i: (teachers[i].best_student.validation_error, i))
+    return min(range(len(teachers)), key=lambda i: (teachers[i].choosing_error, i))
 
 
 def chosen_by_setting(teachers: Iterable[TunedTeacher]) -> dict[str, dict[int, TunedTeacher]]:
@@ -93,7 +95,7 @@ def chosen_by_setting(teachers: Iterable[TunedTeacher]) -> dict[str, dict[int, T
     for teacher in teachers:
         seeds = chosen.setdefault(teacher.setting, {})
         held = seeds.get(teacher.tuning.seed)
-        if held is None or teacher.best_student.validation_error < held.best_student.validation_error:
+        if held is None or teacher.choosing_error < held.choosing_error:
             seeds[teacher.tuning.seed] = teacher
     return chosen
 
@@ -107,10 +109,9 @@ def setting_table(teachers: Iterable[TunedTeacher]) -> tuple[SettingRow, ...]:
         seeds = chosen.get(setting)
         if not seeds:
             continue
-        student = mean_interval([_student_accuracy(one) for one in seeds.values()])
+        student = _interval([_student_accuracy(one) for one in seeds.values()])
         teacher = mean_interval([_teacher_accuracy(one) for one in seeds.values()])
-        paired = [_student_accuracy(one) - _student_accuracy(baseline[s]) for s, one in seeds.items() if s in baseline]
-        gain = mean_interval(paired) if paired else (None, None, None)
+        gain = _interval([_gain(one, baseline[seed]) for seed, one in seeds.items() if seed in baseline])
         excess = [one.best_snapshot.information.excess_nats for one in seeds.values() if one.best_snapshot.information]
         rows.append(
             SettingRow(
@@ -192,11 +193,19 @@ def _position(snapshot: TeacherSnapshot) -> tuple[float, float]:
     return snapshot.test_error, snapshot.information.excess_nats
 
 
-def _student_accuracy(teacher: TunedTeacher) -> float:
-    error = teacher.best_student.test_error
-    if error is None:
-        raise BadInput("test_error", None, "the chosen student's error on test")
-    return 1 - error
+def _interval(values: Sequence[float | None]) -> tuple[float | None, float | None, float | None]:
+    known = [value for value in values if value is not None]
+    return mean_interval(known) if known else (None, None, None)
+
+
+def _gain(teacher: TunedTeacher, baseline: TunedTeacher) -> float | None:
+    accuracy, reference = _student_accuracy(teacher), _student_accuracy(baseline)
+    return None if accuracy is None or reference is None else accuracy - reference
+
+
+def _student_accuracy(teacher: TunedTeacher) -> float | None:
+    student = teacher.best_student
+    return None if student is None or student.test_error is None else 1 - student.test_error
 
 
 def _teacher_accuracy(teacher: TunedTeacher) -> float:

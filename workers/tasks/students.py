@@ -35,20 +35,28 @@ def student_name(job: RunningJob, wanted: str | None, base: str, suffix: str) ->
 
 
 def publish_student(
-    job: RunningJob, module: nn.Module, base: Model, dataset: Dataset, lineage: Lineage, name: str
+    job: RunningJob,
+    module: nn.Module,
+    base: Model,
+    dataset: Dataset,
+    lineage: Lineage,
+    name: str,
+    *,
+    folder: str = "student",
 ) -> Model:
     """Attach `model.safetensors` and `config.json`, and add the entry to the catalog when the job succeeds.
 
     Args:
         module: The student, with or without `Preprocessed` around it.
         base: The entry it was built from.
+        folder: Where its files lie among the job's artifacts.
     """
     inner = module.model if isinstance(module, Preprocessed) else module
     kwargs = {**base.kwargs, "num_classes": dataset.n_classes} if base.source == "timm" else base.kwargs
     described = base.model_copy(update={"kwargs": kwargs, "num_classes": dataset.n_classes})
-    weights, config = save_student(job.scratch / "student", inner, described, class_names=dataset.class_names)
-    uri = job.attach("student/model.safetensors", weights, "application/octet-stream")
-    job.attach("student/config.json", config, "application/json")
+    weights, config = save_student(job.scratch / folder, inner, described, class_names=dataset.class_names)
+    uri = job.attach(f"{folder}/model.safetensors", weights, "application/octet-stream")
+    job.attach(f"{folder}/config.json", config, "application/json")
     student = described.model_copy(
         update={
             "id": uuid4(),

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from backend.domain.paper_datasets import PAPER_DATASETS, paper_metric
-from backend.domain.remem import RememParams, StudentDistillation, TeacherTuning
+from backend.domain.remem import RememParams, RememSpec, StudentDistillation, TeacherTuning
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,47 @@ def test_paper_data_sets():
     assert by_class == {"caltech101", "flowers102", "sun397", "inaturalist"}
     assert paper_metric("caltech101") == "mean_per_class"
     assert paper_metric("digits") == "top1"
+
+
+def test_short_forms():
+    params = RememParams.model_validate(
+        {"rho": 0.5, "steps": 3000, "settings": "all", "seeds": 2, "student_lr": 0.5, "student_method": "dist"}
+    )
+    assert [t.setting for t in params.tunings] == ["baseline", "sam", "reweight", "both"] * 2
+    assert [t.seed for t in params.tunings] == [0] * 4 + [1] * 4
+    assert {t.rho for t in params.tunings} == {0.0, 0.5}
+    assert {t.mlp_weight for t in params.tunings} == {1.0, 0.8}
+    assert params.tunings[0].stop_points == (500, 700, 1000, 3000)
+    assert [(d.method, d.lr) for d in params.distillations] == [("dist", 0.5)]
+    more = RememParams.model_validate({"information": False, "expertness": True, "expertness_clusters": 4})
+    assert more.information is None
+    assert more.expertness.clusters == 4
+    assert RememParams.model_validate({"information_updates": 7}).information.updates == 7
+    assert RememParams.model_validate({"settings": "sam,both", "mlp_weight": 0.9}).tunings[1].mlp_weight == 0.9
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"settings": "sam,dam"}, "dam"),
+        ({"rho": 0.1, "tunings": [{}]}, "short forms"),
+        ({"student_lr": 0.1, "distillations": [{}]}, "short forms"),
+        ({"student_lr": -1}, "lr"),
+        ({"nonsense": 1}, "nonsense"),
+    ],
+)
+def test_short_forms_are_checked(given, message):
+    with pytest.raises(ValidationError, match=message):
+        RememParams.model_validate(given)
+
+
+def test_a_spec_without_student_distils_nothing():
+    spec = RememSpec(model="vit", dataset="digits")
+    assert spec.params.distillations == ()
+    assert RememSpec.model_validate(spec.model_dump(mode="json")) == spec
+    with pytest.raises(ValidationError, match="distillations need one"):
+        RememSpec(model="vit", dataset="digits", params={"student_lr": 0.1})
+    with pytest.raises(ValidationError, match="another model"):
+        RememSpec(model="vit", student="vit", dataset="digits")
+    full = RememSpec(model="vit", student="net", dataset="digits", params={"settings": "all"})
+    assert RememSpec.model_validate(full.model_dump(mode="json")) == full

@@ -94,7 +94,17 @@ def test_validation_chooses_whatever_test_says():
     assert (chosen.best_stop_point, chosen.best_distillation) == (500, DIST)
     assert chosen.best_student.test_error == 0.9
     with pytest.raises(BadInput, match="snapshots"):
-        tuned_teacher(TeacherTuning(), [snapshot(500, [])])
+        tuned_teacher(TeacherTuning(), [])
+
+
+def test_without_students_the_teacher_chooses():
+    better = snapshot(700, []).model_copy(update={"validation_error": 0.2})
+    chosen = tuned_teacher(TeacherTuning(), [snapshot(500, []), better])
+    assert (chosen.best_stop_point, chosen.best_distillation, chosen.best_student) == (700, None, None)
+    assert chosen.choosing_error == 0.2
+    (row,) = setting_table([chosen])
+    assert (row.student_accuracy, row.gain) == (None, None)
+    assert row.teacher_accuracy == pytest.approx(0.7)
 
 
 def test_best_of_all():

@@ -19,6 +19,7 @@ from backend.domain.progress import Progress
 from backend.domain.remem import (
     ExpertnessResult,
     InformationResult,
+    Metric,
     RememParams,
     StudentDistillation,
     StudentScore,
@@ -55,7 +56,7 @@ class Bench:
 
     Args:
         teacher: A fresh copy of the pretrained teacher with its new head.
-        student: A fresh student for a seed.
+        student: A fresh student for a seed; not called when there are no distillations.
         train: Images both learn from, one view for both; validation and test are the same samples as `teacher` and
             `student` want to see them.
         view_size: Side of the training views.
@@ -71,6 +72,7 @@ class Bench:
     view_size: int
     teacher_name: str
     data: str
+    metric: Metric = "top1"
 
 
 @dataclass
@@ -104,7 +106,7 @@ class RememRun:
         self._done = self._finished = 0
         self._snapshots: list[TeacherSnapshot] = []
         self._at_stop = _AtStop()
-        self._best_of_tuning: tuple[float, dict[str, Tensor], dict[str, Tensor]] | None = None
+        self._best_of_tuning: tuple[float, dict[str, Tensor], dict[str, Tensor] | None] | None = None
         self._training: Training | None = None
         self._inner: Training | Reconstruction | None = None
         self._resume: dict[str, Any] = {}
@@ -239,10 +241,9 @@ class RememRun:
                 students=tuple(_with_test(at_stop.students, at_stop.best_error(), student_error)),
             )
         )
-        if at_stop.kept is not None and (
-            self._best_of_tuning is None or at_stop.best_error() < self._best_of_tuning[0]
-        ):
-            self._best_of_tuning = (at_stop.best_error(), _weights(teacher), at_stop.kept)
+        error = at_stop.best_error() if params.distillations else at_stop.validation_error
+        if error < (float("inf") if self._best_of_tuning is None else self._best_of_tuning[0]):
+            self._best_of_tuning = (error, _weights(teacher), at_stop.kept)
         self._at_stop = _AtStop()
 
     def _distil(
@@ -317,7 +318,7 @@ class RememRun:
     def _close(self, tuning: TeacherTuning) -> None:
         """The tuning is over: choose among its snapshots, compare with the best of the tunings before."""
         if self._usable():
-            self.teachers.append(tuned_teacher(tuning, [one for one in self._snapshots if one.students]))
+            self.teachers.append(tuned_teacher(tuning, self._snapshots))
             if self._best_of_tuning is not None and (self._best is None or self._best_of_tuning[0] < self._best[0]):
                 error, self.best_teacher, self.best_student = self._best_of_tuning
                 self._best = (error, len(self.teachers) - 1)
@@ -327,7 +328,8 @@ class RememRun:
         self._done = sum(self._steps_of(one) for one in self.params.tunings[: self._finished])
 
     def _usable(self) -> bool:
-        return any(snapshot.students for snapshot in self._snapshots)
+        """Whether the tuning has something to choose: a student where there should be one, else a snapshot."""
+        return any(snapshot.students or not self.params.distillations for snapshot in self._snapshots)
 
     # --- counting --------------------------------------------------------------------------------------------------
 
@@ -355,7 +357,7 @@ class RememRun:
 
     def _error(self, model: nn.Module, images: Labelled) -> float:
         top1 = predict_top1(model, images, device=self.device)
-        return error_rate(top1, images.labels.cpu().numpy(), self.params.metric)
+        return error_rate(top1, images.labels.cpu().numpy(), self.bench.metric)
 
 
 def _seed(tuning: TeacherTuning, distillation: StudentDistillation) -> int:

@@ -110,7 +110,8 @@ def test_every_cell_is_measured_and_a_pair_chosen(whole):
             assert [student.test_error is not None for student in snapshot.students].count(True) == 1
             assert snapshot.information.n_heldout == 32
             assert len(snapshot.expertness.blocks) == 2
-            assert snapshot.test_error < 0.9
+            assert 0 < snapshot.test_error < 1
+        assert teacher.best_student.test_error < 0.8  # a class in ten by chance is .9
     table = setting_table(whole.teachers)
     assert [row.setting for row in table] == ["baseline", "both"]
     assert len(information_plane(whole.teachers)) == 4
