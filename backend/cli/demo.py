@@ -1,7 +1,7 @@
 """`zoograft demo`: the whole job on real data in about two minutes, through the same doors as everything else.
 
-Six small timm models of three families learn scikit-learn's digits (seeded, stopped early), are scanned, paired, and
-eight pairs are transferred by KL and by KL+DP, beside the control without a teacher; the result is a table and a report.
+Six small timm models of three families learn scikit-learn's digits (seeded, stopped early), are scanned and paired, and
+eight pairs are transferred by KL and by KL+DP, beside the control without a teacher: two tables and a report.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def run_demo(settings: Settings, store: Store, *, output: Path | None, json: boo
     if json:
         print_json({"study": ended, "table": table, "pairs": page.items, "report": str(report)})
         return
-    print(f"\nWhat each model knows that another does not ({DATASET}/{SPLIT}; the {SHOWN_PAIRS} largest of all pairs):\n")
+    print(f"\nWhat a model knows that another does not ({DATASET}/{SPLIT}, the {SHOWN_PAIRS} largest):\n")
     print_table(
         ("teacher", "student", "teacher acc.", "student acc.", "positive flips", "negative flips", "entropy (nats)"),
         (
