@@ -94,6 +94,8 @@ def submit(
         StoreUnavailable: Nothing is queued, or (rarely) it is, and the answer was lost; repeat with the same key.
     """
     if kind == "study":
+        if not isinstance(spec, (StudySpec, Mapping)):
+            raise BadInput("spec", spec, "an object")
         study = spec if isinstance(spec, StudySpec) else studies.parse(dict(spec))
         with store.read() as connection:
             children = [
@@ -108,6 +110,7 @@ def submit(
             after=after,
             owner=owner,
             idempotency_key=idempotency_key,
+            derived=True,
         )
     stored = _parsed(kind, spec)
     _check_plain(priority, after, idempotency_key)
@@ -157,6 +160,7 @@ def submit_study(
     owner: str = "local",
     idempotency_key: str | None = None,
     retry_of: UUID | None = None,
+    derived: bool = False,
 ) -> Submitted:
     """Queue a study: a parent, whose state is derived from its children, and the children, in one transaction.
 
@@ -165,6 +169,8 @@ def submit_study(
         children: In the order in which they should run; names that one child saves (`save_as`) count as known to the
             others.
         after: Jobs that must succeed before any child starts.
+        derived: The children follow from `spec` and the catalog as it is now, so that only `spec` decides whether two
+            requests of one key are the same.
 
     Raises:
         BadInput: Also for two children of one key, an unknown key in `after`, and a circle.
@@ -173,7 +179,7 @@ def submit_study(
     canonical_json(stored)
     _check_plain(priority, after, idempotency_key)
     parsed = _checked_children(children)
-    shape = [(child.key, child.kind, parsed[child.key], list(child.after)) for child in children]
+    shape = [] if derived else [(one.key, one.kind, parsed[one.key], list(one.after)) for one in children]
     body = content_hash("study", stored, shape, priority, sorted(str(one) for one in after))
     study_id, *ids = new_ids(len(children) + 1)
     by_key = dict(zip((child.key for child in children), ids, strict=True))
