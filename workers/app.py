@@ -36,6 +36,7 @@ from backend.settings import Settings, environment
 from backend.store import jobs
 from backend.store.session import Store
 from workers.devices import find_gpus
+from workers.keeper import Keeper
 from workers.processes import die_with_parent
 from workers.supervisor import Supervisor, prepare
 
@@ -129,6 +130,9 @@ class Worker:
         nobody busy. A late message then finds nothing to claim.
         """
         store = Store.open(self.settings.database, settings=self.settings)
+        # Takes back the jobs of dead workers, also before the first message has come.
+        keeper = Keeper(self.settings, store, lambda: None)
+        keeper.start()
         seen: set[UUID] = set()
         while not self._stop.wait(NET_S):
             try:
@@ -140,6 +144,7 @@ class Worker:
                 log.info("no message came; working from the database", waiting=len(waiting))
                 self._work_once()
             seen = waiting
+        keeper.stop()
         store.close()
 
     def _work_once(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import os
 import random
 import shutil
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import structlog
 from sqlalchemy import func, select
 
 from backend.domain.errors import StoreUnavailable
@@ -58,8 +60,10 @@ FAST = {
 class Lab:
     """A store, perhaps a broker, and settings for processes that use them. `close` ends and removes everything."""
 
-    def __init__(self, db: str, *, without: Sequence[str] = (), folder: Path | None = None, **changes: Any) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="zoograft-lab-", dir=folder))
+    def __init__(
+        self, db: str, *, without: Sequence[str] = (), server_environment: dict[str, str] | None = None, **changes: Any
+    ) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="zoograft-lab-"))
         self.postgres = PostgresServer() if db.startswith("postgres") else None
         self.redis = RedisServer() if db.endswith("+redis") else None
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -67,7 +71,10 @@ class Lab:
         if without:
             values["disabled_guards"] = ",".join(without)
         if self.postgres:
+            os.environ.update(server_environment or {})
             self.postgres.start()
+            for name in server_environment or ():
+                del os.environ[name]
             values["database_url"] = self.postgres.fresh_database()
         if self.redis:
             self.redis.start()
@@ -291,6 +298,7 @@ def arguments(description: str, count: int, **extra: Any) -> argparse.Namespace:
     for name, default in extra.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     options = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     options.without = [one for one in options.without.split(",") if one]
     options.random = random.Random(options.seed)
     return options

@@ -1,0 +1,142 @@
+"""Every promise about jobs, tested by breaking things: the scripts of tests/reliability, as one table.
+
+    python benchmarks/chaos.py                        in full (make chaos): at most a quarter of an hour
+    python benchmarks/chaos.py --quick                one seed, three kills a store (a part of make test)
+    python benchmarks/chaos.py --mutants              each guard taken away: its script must then fail
+
+Seeded, bounded in time; ends with one line `N passed, N failed`, writes benchmarks/chaos.json, exits 1 when one failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SKIPPED = 77
+
+
+@dataclass(frozen=True)
+class Run:
+    """One script with its arguments; `fails` when a guard was taken away and a breach is what we want to see."""
+
+    script: str
+    arguments: tuple[str, ...]
+    limit_s: int = 240
+    fails: bool = False
+
+    @property
+    def name(self) -> str:
+        return " ".join((self.script, *self.arguments))
+
+
+def full(seed: int) -> list[Run]:
+    s = ("--seed", str(seed))
+    stores = ("sqlite", "postgres", "postgres+redis")
+    return [
+        *(Run("chaos_kill", ("--db", db, "--count", "20", *s)) for db in stores),
+        *(Run("chaos_zombie", ("--db", db, "--count", "8", *s)) for db in stores[:2]),
+        Run("chaos_pg", ("--db", "postgres", "--count", "5", "--outage-s", "60", *s)),
+        Run("chaos_redis", ("--count", "5", *s)),
+        *(Run("cancel_race", ("--db", db, "--count", "100", *s)) for db in stores[:2]),
+        *(Run("drain", ("--db", db, "--count", "10", *s)) for db in ("sqlite", "postgres+redis")),
+        Run("poison", ("--db", "sqlite", "--count", "10", *s)),
+        Run("disk_full", ("--db", "sqlite", "--count", "5", *s)),
+        Run("corrupt_ckpt", ("--count", "200", *s)),
+        Run("nan", ("--db", "sqlite", "--count", "30", *s)),
+        Run("clock", ("--count", "2", *s)),
+        Run("two_hosts", ("--count", "40", *s)),
+        *(Run("throughput", ("--db", db, "--count", "1000", *s)) for db in stores[:2]),
+    ]
+
+
+def quick(seed: int) -> list[Run]:
+    s = ("--seed", str(seed))
+    kill = ("--count", "3", "--jobs", "3", "--steps", "25", *s)
+    return [
+        *(Run("chaos_kill", ("--db", db, *kill)) for db in ("sqlite", "postgres", "postgres+redis")),
+        Run("chaos_zombie", ("--db", "sqlite", "--count", "1", *s)),
+        Run("corrupt_ckpt", ("--count", "30", *s)),
+        Run("disk_full", ("--count", "1", *s)),
+    ]
+
+
+def mutants(seed: int) -> list[Run]:
+    s = ("--seed", str(seed))
+    return [
+        Run("chaos_zombie", ("--count", "1", "--without", "fence", *s), fails=True),
+        Run("chaos_kill", ("--count", "4", "--jobs", "3", "--without", "pdeathsig,parent_poll", *s), fails=True),
+        Run("chaos_pg", ("--count", "1", "--outage-s", "6", "--without", "reaper_guard", *s), fails=True),
+        Run("cancel_race", ("--count", "10", "--deaf-share", "0.5", "--without", "cancel_kill", *s), fails=True),
+        Run("corrupt_ckpt", ("--count", "60", "--without", "checksum", *s), fails=True),
+    ]
+
+
+def perform(run: Run) -> tuple[str, float, str]:
+    """Outcome (passed, failed, skipped), seconds, and what was counted or went wrong."""
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"tests.reliability.{run.script}", *run.arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        output, errors = process.communicate(timeout=run.limit_s)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)  # lets the script end its own processes
+        try:
+            process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+        return "failed", time.monotonic() - began, f"not done within {run.limit_s} s"
+    seconds = time.monotonic() - began
+    lines = [line for line in output.splitlines() if line.startswith("{")]
+    found = json.loads(lines[-1]) if lines else {}
+    if process.returncode == SKIPPED:
+        return "skipped", seconds, found.get("skipped", "")
+    if not found:
+        return "failed", seconds, errors.strip().splitlines()[-1] if errors.strip() else "no result"
+    breached = process.returncode != 0
+    hidden = ("test", "db", "seed", "seconds", "breaches")
+    shown = ", ".join(f"{name} {value}" for name, value in found.items() if name not in hidden)
+    if breached:
+        shown = "; ".join(str(one) for one in found.get("breaches", ())[:3])
+    return ("passed" if breached == run.fails else "failed"), seconds, shown
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--mutants", action="store_true")
+    parser.add_argument("--only", default="", help="run only the scripts whose names contain this")
+    options = parser.parse_args()
+    runs = quick(options.seed) if options.quick else mutants(options.seed) if options.mutants else full(options.seed)
+    counts = {"passed": 0, "failed": 0, "skipped": 0}
+    table = []
+    print(f"{'outcome':8} {'seconds':>8}  run")
+    for run in [run for run in runs if options.only in run.name]:
+        outcome, seconds, shown = perform(run)
+        counts[outcome] += 1
+        table.append({"run": run.name, "outcome": outcome, "seconds": round(seconds, 1), "detail": shown})
+        print(f"{outcome:8} {seconds:8.1f}  {run.name}\n{'':19}{shown[:300]}", flush=True)
+    (ROOT / "benchmarks" / "chaos.json").write_text(json.dumps(table, indent=1) + "\n")
+    skipped = f" ({counts['skipped']} skipped)" if counts["skipped"] else ""
+    print(f"{counts['passed']} passed, {counts['failed']} failed{skipped}")
+    return 1 if counts["failed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
