@@ -180,6 +180,8 @@ class CriticalityParams(Record):
     candidates: int | None = Field(default=256, ge=1, le=10**6)
     top_neurons: int = Field(default=10, ge=1, le=10_000)
     top_images: int = Field(default=9, ge=1, le=1_000)
+    pictures: int = Field(default=3, ge=0, le=1_000, description="neurons a block to draw by gradient ascent")
+    picture_steps: int = Field(default=128, ge=1, le=100_000)
     batch_size: BatchSize = 256
     seed: Seed = 0
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from backend.domain.analyses import AnalysisSpec
 from backend.domain.catalog import ModelSpec
 from backend.domain.datasets import DatasetSpec, Subset
 from backend.domain.errors import BadInput
@@ -150,6 +151,7 @@ SPECS: dict[str, type[Record]] = {
     "transfer": TransferSpec,
     "kdep": KdepSpec,
     "remem": RememSpec,
+    "analysis": AnalysisSpec,
     "sleep": SleepSpec,
 }
 

@@ -18,6 +18,7 @@ TASKS: dict[str, str] = {
     "transfer": "workers.tasks.transfer:run",
     "kdep": "workers.tasks.kdep:run",
     "remem": "workers.tasks.remem:run",
+    "analysis": "workers.tasks.analysis:run",
     "sleep": "workers.tasks.sleep:run",
 }
 

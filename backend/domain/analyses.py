@@ -1,0 +1,63 @@
+"""What a model is like as a teacher: the request for one of five measurements of several models on one split."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from backend.domain.datasets import Subset
+from backend.domain.records import Name, Record, Text, bad_input
+from backend.domain.remem import CriticalityParams, ExpertnessParams, InformationParams
+
+AnalysisName = Literal["expertness", "information", "criticality", "compactness", "logme"]
+
+
+class FeatureParams(Record):
+    """Compactness and LogME: pooled features of every image of the subset."""
+
+    batch_size: int = Field(default=64, ge=1, le=65_536)
+
+
+PARAMS: dict[str, type[Record]] = {
+    "expertness": ExpertnessParams,
+    "information": InformationParams,
+    "criticality": CriticalityParams,
+    "compactness": FeatureParams,
+    "logme": FeatureParams,
+}
+
+
+class AnalysisSpec(Record):
+    """Measure each of the models (names or patterns) on a subset of a split.
+
+    `information` learns its decoder from most of the subset and scores it on the rest. `images` in the params bounds
+    how many of the subset are used.
+    """
+
+    kind: Literal["analysis"] = "analysis"
+    analysis: AnalysisName
+    models: Annotated[tuple[Text, ...], Field(min_length=1, max_length=10_000)]
+    dataset: Name
+    split: Name | None = None
+    subset: Subset = Subset()
+    params: dict[str, Any] = Field(default_factory=dict)
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")] = "auto"
+
+    @field_validator("params")
+    @classmethod
+    def _plain(cls, params: dict[str, Any]) -> dict[str, Any]:
+        return dict(params)
+
+    @model_validator(mode="after")
+    def _params_fit(self) -> AnalysisSpec:
+        try:
+            self.settings  # noqa: B018
+        except ValidationError as error:
+            raise ValueError(f"params: {bad_input(error)}") from None
+        return self
+
+    @property
+    def settings(self) -> Record:
+        """The params as the analysis's own record."""
+        return PARAMS[self.analysis].model_validate(self.params)
