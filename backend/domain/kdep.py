@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from backend.domain.datasets import Subset
 from backend.domain.methods import Augment, TrainingParams
@@ -21,7 +21,7 @@ Align = Literal[
     "conv_before_relu", "conv_after_relu", "overhaul",
 ]  # fmt: skip
 Transform = Literal["pts", "sn", "sm", "none"]
-PretrainMethod = Literal["features", "logits", "supervised"]
+PretrainMethod = Literal["features", "logits", "supervised", "none"]
 
 LEARNABLE_ALIGNS = ("conv_before_relu", "conv_after_relu", "overhaul")
 PTS_TEMPERATURE_GRID = (0.01, 0.05, 0.1, 0.3, 0.5, 0.7, 0.9)
@@ -33,8 +33,9 @@ SCHEDULES: dict[str, dict[int, int]] = {"10%": {90: 30, 180: 60, 900: 300}, "100
 class KdepParams(TrainingParams):
     """How a student is pre-trained from a teacher.
 
-    `method` is `features` (KDEP), or one of its baselines on the same schedule: `logits` (KL to the teacher's logits)
-    or `supervised` (cross-entropy, no teacher). Only `supervised` needs labels.
+    `method` is `features` (KDEP), or one of its baselines on the same schedule: `logits` (KL to the teacher's logits),
+    `supervised` (cross-entropy, no teacher), or `none` (the student as it is: random initialisation, measured alike).
+    Only `supervised` needs labels.
     """
 
     needs_labels: ClassVar[bool] = False
@@ -87,10 +88,42 @@ class KdepParams(TrainingParams):
         return self.method == "features" and self.align in LEARNABLE_ALIGNS
 
 
+class DownstreamParams(Record):
+    """How a student is fine-tuned on each set."""
+
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 50
+    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 64
+    lrs: Annotated[tuple[float, ...], Field(min_length=1, max_length=32)] = (0.1, 0.03, 0.01, 0.003)
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 5e-4
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=3, max_length=100)] = (0, 1, 2)
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+
+    @model_validator(mode="after")
+    def _sane(self) -> DownstreamParams:
+        if any(not (math.isfinite(lr) and 0 < lr <= 100) for lr in self.lrs) or len(set(self.lrs)) != len(self.lrs):
+            raise ValueError("lrs: expected different learning rates above 0 and at most 100")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds: a seed is named twice")
+        return self
+
+
+class DownstreamSource(Record):
+    """A data set to fine-tune on. Without a validation split, `validation_share` of each training class is held out."""
+
+    dataset: Name
+    train_split: Name | None = None
+    validation_split: Name | None = None
+    test_split: Name | None = None
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    metric: Literal["top1", "mean_per_class"] = "top1"
+
+
 class KdepSpec(Record):
     """A pre-training job: `student` is a zoo entry, usually untrained; the result is catalogued as `save_as`.
 
-    `teacher` may be left out with method supervised alone. The data set's labels are used by that method alone.
+    `teacher` is left out with the methods supervised and none. The data set's labels are used by `supervised` alone.
+    `downstream` names data sets that the result is fine-tuned on, to measure what the pre-training was worth.
     """
 
     kind: Literal["kdep"] = "kdep"
@@ -100,14 +133,27 @@ class KdepSpec(Record):
     params: KdepParams = KdepParams()
     train_split: Name | None = None
     subset: Subset = Subset()
+    downstream: tuple[DownstreamSource, ...] = Field(default=(), max_length=64)
+    downstream_params: DownstreamParams = DownstreamParams()
     save_as: Name | None = None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")] = "auto"
 
+    @field_validator("downstream", mode="before")
+    @classmethod
+    def _by_name(cls, sources: Any) -> Any:
+        """A name alone means that data set with its obvious splits."""
+        if isinstance(sources, (list, tuple)):
+            return [{"dataset": source} if isinstance(source, str) else source for source in sources]
+        return sources
+
     @model_validator(mode="after")
     def _teacher_fits(self) -> KdepSpec:
-        if self.params.method == "supervised":
+        names = [source.dataset for source in self.downstream]
+        if len(set(names)) != len(names):
+            raise ValueError("downstream: a data set is named twice")
+        if self.params.method in ("supervised", "none"):
             if self.teacher is not None:
-                raise ValueError("teacher: method supervised takes none; leave it out")
+                raise ValueError(f"teacher: method {self.params.method} takes none; leave it out")
         elif self.teacher is None:
             raise ValueError(f"teacher: method {self.params.method} needs one")
         elif self.teacher == self.student:
@@ -127,30 +173,6 @@ class AlignmentReport(Record):
     teacher_std_ratio: float | None = None
     std_ratio_before: float | None = None
     std_ratio_after: float | None = None
-
-
-class KdepResult(Record):
-    """A student pre-trained, and how. `model` is the new entry, `student` the one it was built from.
-
-    `*_passes_through`: the network ends without an activation, so that its stock feature was read.
-    """
-
-    model: Name
-    weights_hash: str
-    teacher: Name | None
-    student: Name
-    architecture: str
-    dataset: Name
-    train_split: Name
-    n_samples: int
-    params: KdepParams
-    alignments: tuple[AlignmentReport, ...] = ()
-    teacher_passes_through: bool | None = None
-    student_passes_through: bool | None = None
-    steps: int
-    loss_first: float
-    loss_last: float
-    bad_samples: tuple[str, ...] = ()
 
 
 class CompactnessResult(Record):
@@ -212,21 +234,26 @@ class DownstreamResult(Record):
     average: Estimate
 
 
-class DownstreamParams(Record):
-    """How a student is fine-tuned on each set."""
+class KdepResult(Record):
+    """A student pre-trained, and how. `model` is the new entry, `student` the one it was built from.
 
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = 50
-    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 64
-    lrs: Annotated[tuple[float, ...], Field(min_length=1, max_length=32)] = (0.1, 0.03, 0.01, 0.003)
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0, le=10)] = 5e-4
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=3, max_length=100)] = (0, 1, 2)
-    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    `*_passes_through`: the network ends without an activation, so that its stock feature was read.
+    """
 
-    @model_validator(mode="after")
-    def _sane(self) -> DownstreamParams:
-        if any(not (math.isfinite(lr) and 0 < lr <= 100) for lr in self.lrs) or len(set(self.lrs)) != len(self.lrs):
-            raise ValueError("lrs: expected different learning rates above 0 and at most 100")
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("seeds: a seed is named twice")
-        return self
+    model: Name
+    weights_hash: str
+    teacher: Name | None
+    student: Name
+    architecture: str
+    dataset: Name
+    train_split: Name
+    n_samples: int
+    params: KdepParams
+    alignments: tuple[AlignmentReport, ...] = ()
+    teacher_passes_through: bool | None = None
+    student_passes_through: bool | None = None
+    steps: int
+    loss_first: float | None
+    loss_last: float | None
+    bad_samples: tuple[str, ...] = ()
+    downstream: DownstreamResult | None = None

@@ -1,4 +1,4 @@
-"""A KDEP job: measure the teacher, cache its targets, pre-train the student, publish it as a timm checkpoint.
+"""A KDEP job: measure the teacher, cache its targets, pre-train the student, fine-tune it elsewhere, publish it.
 
 The moments and the targets lie in the cache of frozen outputs, whole or not at all, and a checkpoint holds the
 training: a killed job ends in the same bits as an undisturbed one.
@@ -6,22 +6,31 @@ training: a killed job ends in the same bits as an undisturbed one.
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from sqlalchemy import Connection
+from torch import Tensor
 
 from backend.domain.catalog import Lineage, Model, Preprocessing
-from backend.domain.datasets import Dataset
-from backend.domain.kdep import KdepResult, KdepSpec
+from backend.domain.datasets import Dataset, Subset, choose_split
+from backend.domain.errors import BadInput
+from backend.domain.kdep import DownstreamResult, DownstreamSource, KdepResult, KdepSpec
+from backend.domain.methods import TrainingParams
+from backend.domain.progress import Progress
 from backend.domain.records import content_hash
 from backend.store import catalog
 from workers.inputs.canvas import Canvas, common_view
 from workers.inputs.datasets import open_split
 from workers.inputs.models import build, count_parameters, hash_weights, save_student, wrap
 from workers.lifecycle import RunningJob
+from workers.science.augment import as_images
+from workers.science.kdep.downstream import DownstreamRun, DownstreamTask, Evaluation, Scores, classification_task
 from workers.science.kdep.pretrain import Cache, Prepared, prepare
 from workers.science.preprocessed import Preprocessed
 from workers.science.tensor_batches import TensorBatches
@@ -74,16 +83,33 @@ def run(job: RunningJob) -> dict[str, Any]:
         shown = {key: value for key, value in report.model_dump().items() if value is not None}
         job.log(f"layer {layer} from the end: " + ", ".join(f"{key} {value}" for key, value in shown.items()))
 
-    training = Training(prepared.objective, student, batches(prepared), params, device=job.device)
-    state = job.resume_state()
-    losses: list[float] = [] if state is None else [float(loss) for loss in state["losses"]]
-    if state is not None:
-        training.load_state_dict(state["training"])
-    job.checkpoint_with(lambda: {"training": training.state_dict(), "losses": losses})
-    for progress in fit(training):
+    state = job.resume_state() or {}
+    losses = [float(loss) for loss in state.get("losses", ())]
+    known = {(str(task), float(lr), int(seed)): Scores(*scores) for task, lr, seed, *scores in state.get("known", ())}
+    training = None
+    if params.method != "none":
+        training = Training(prepared.objective, student, batches(prepared), params, device=job.device)
+        if "training" in state:
+            training.load_state_dict(state["training"])
+    tasks = downstream_tasks(job, spec, student) if spec.downstream else []
+    n_steps = 0 if training is None else training.total_steps
+    total = n_steps + len(tasks) * (len(spec.downstream_params.lrs) + len(spec.downstream_params.seeds) - 1)
+
+    def keep() -> dict[str, Any]:
+        scores = [[*key, one.validation, one.test] for key, one in known.items()]
+        kept: dict[str, Any] = {"losses": losses, "known": scores}
+        return kept if training is None else {**kept, "training": training.state_dict()}
+
+    job.checkpoint_with(keep)
+    for progress in fit(training) if training is not None else ():
         if "loss" in progress.metrics:
             losses[1:] = [progress.metrics["loss"]]  # the first reported and the last are kept
-        job.record(progress)
+        job.record(progress.model_copy(update={"total": total}))
+    student.to("cpu").eval()
+    measured = None
+    if tasks:
+        steps = DownstreamRun(name, tasks, spec.downstream_params, known).steps()
+        measured = yield_downstream(job, steps, n_steps, total)
 
     module = student.to("cpu")
     lineage = Lineage(
@@ -108,10 +134,11 @@ def run(job: RunningJob) -> dict[str, Any]:
         alignments=prepared.alignments,
         teacher_passes_through=None if prepared.teacher_point is None else prepared.teacher_point.passes_through,
         student_passes_through=prepared.student_point.passes_through,
-        steps=training.step,
-        loss_first=losses[0],
-        loss_last=losses[-1],
+        steps=n_steps,
+        loss_first=losses[0] if losses else None,
+        loss_last=losses[-1] if losses else None,
         bad_samples=canvas.bad_samples,
+        downstream=measured,
     )
     used = [entry, *([] if teacher_entry is None else [teacher_entry])]
     return {
@@ -126,6 +153,91 @@ def run(job: RunningJob) -> dict[str, Any]:
             threads=torch.get_num_threads(),
         ),
     }
+
+
+def yield_downstream(
+    job: RunningJob, steps: Generator[Progress, None, DownstreamResult], before: int, total: int
+) -> DownstreamResult:
+    """Record the fine-tunings behind the steps of the pre-training; gives their result."""
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as end:
+            result: DownstreamResult = end.value
+            return result
+        shown = {f"downstream/{name}": value for name, value in progress.metrics.items()}
+        moved = {"step": before + progress.step, "total": total, "unit": "steps", "metrics": shown}
+        job.record(progress.model_copy(update=moved))
+
+
+def downstream_tasks(job: RunningJob, spec: KdepSpec, student: Preprocessed) -> list[DownstreamTask]:
+    """A fine-tuning task for each downstream data set, its images decoded at the student's size.
+
+    Raises:
+        BadInput: a split that is missing, or splits that are one and the same.
+    """
+    with job.store.read() as connection:
+        entry = catalog.get_model(connection, spec.student)
+        datasets = [catalog.get_dataset(connection, source.dataset) for source in spec.downstream]
+    return [
+        _downstream_task(job, spec, source, dataset, student, _preprocessing(entry))
+        for source, dataset in zip(spec.downstream, datasets, strict=True)
+    ]
+
+
+def _downstream_task(
+    job: RunningJob,
+    spec: KdepSpec,
+    source: DownstreamSource,
+    dataset: Dataset,
+    student: Preprocessed,
+    preprocessing: Preprocessing,
+) -> DownstreamTask:
+    params = spec.downstream_params
+    train_name, test_name = dataset.training_split(source.train_split), source.test_split
+    if test_name is None:
+        test_name = choose_split(dataset, None, ("test", "val", "validation"))
+    if test_name == train_name or source.validation_split in (train_name, test_name):
+        expected = f"different splits to train, choose and test on; of {dataset.name!r}: {sorted(dataset.splits)}"
+        raise BadInput("downstream", [train_name, source.validation_split, test_name], expected)
+    view = preprocessing.model_copy(update={"mean": (0.5,), "std": (0.5,)})
+
+    def canvas(split: str, positions: NDArray[np.int64] | None = None) -> Canvas:
+        images = open_split(dataset, split, job.settings)
+        return Canvas(images, Subset().indices(images.labels) if positions is None else positions, view)
+
+    test = canvas(test_name)
+    if source.validation_split is not None:
+        train, validation = canvas(train_name), canvas(source.validation_split)
+    else:
+        labels = open_split(dataset, train_name, job.settings).labels
+        held_out = Subset(share=source.validation_share).indices(labels)
+        train = canvas(train_name, np.setdiff1d(np.arange(len(labels)), held_out))
+        validation = canvas(train_name, held_out)
+
+    def batches_of(seed: int) -> TensorBatches:
+        settings = TrainingParams(epochs=params.epochs, batch_size=params.batch_size, augment="flip", seed=seed)
+        return TensorBatches(train, train.labels, settings, n_classes=dataset.n_classes)  # type: ignore[arg-type]
+
+    def evaluation(pixels: Canvas) -> Evaluation:
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            for start in range(0, len(pixels), 256):
+                part = slice(start, min(start + 256, len(pixels)))
+                yield as_images(pixels[part]), pixels.labels[part]
+
+        return batches
+
+    return classification_task(
+        dataset.name,
+        student,
+        dataset.n_classes,
+        batches_of,
+        evaluation(validation),
+        evaluation(test),
+        params,
+        metric=source.metric,
+        device=job.device,
+    )
 
 
 def _with_head(entry: Model, teacher: Model | None, dataset: Dataset, method: str) -> Model:

@@ -8,7 +8,7 @@ import timm
 import torch
 
 from backend.domain.errors import BadInput, NotFound
-from backend.domain.kdep import KdepResult
+from backend.domain.kdep import DownstreamResult, KdepResult
 from backend.store import artifacts, catalog, tables
 from backend.store.job_records import to_checkpoints
 from backend.store.session import Store
@@ -126,6 +126,42 @@ def test_the_supervised_baseline_learns_the_labels_without_a_teacher(zoo: RunTas
     assert build(model)(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 
 
+def test_downstream_sets_are_measured_in_the_same_job_and_a_resume_repeats_nothing(
+    zoo: RunTask, start: Callable[..., Any], store: Store
+) -> None:
+    from workers.tasks import kdep
+
+    settings = {"epochs": 1, "batch_size": 64, "lrs": [0.1, 0.01], "seeds": [0, 1, 2]}
+    spec = {"student": "student", "dataset": "digits", "train_split": "train", "subset": {"limit": 48}}
+    spec |= {"params": {"method": "none"}, "downstream": ["digits"], "downstream_params": settings}
+    result = zoo("kdep", **spec, save_as="random")
+    assert (result["steps"], result["loss_first"], result["teacher"]) == (0, None, None)
+    measured = DownstreamResult.model_validate(result["downstream"])
+    (entry,) = measured.sets
+    assert (entry.dataset, measured.seeds, set(entry.validation)) == ("digits", (0, 1, 2), {"0.1", "0.01"})
+    assert f"{entry.lr:g}" == max(entry.validation, key=lambda lr: entry.validation[lr])
+    assert len(entry.test.values) == 3
+    assert entry.test.low < entry.test.mean < entry.test.high
+    assert build(_model(store, "random")).state_dict().keys() == build(_model(store, "student")).state_dict().keys()
+
+    job = start("kdep", {**spec, "save_as": "again"})
+    record = job.record
+
+    def stop_at_the_third(progress: Any) -> None:
+        job.stop.cancel = progress.step == 3 and progress.message is not None
+        record(progress)
+
+    job.record = stop_at_the_third
+    with pytest.raises(Cancelled):
+        kdep.run(job)
+    again = start("kdep", {**spec, "save_as": "again"})
+    with store.read() as connection:
+        row = connection.execute(tables.jobs.select().where(tables.jobs.c.id == job.id)).mappings().one()
+    again.checkpoints = to_checkpoints(row["checkpoint"])
+    assert len(again.resume_state()["known"]) == 3
+    assert {**kdep.run(again)["downstream"], "model": "random"} == result["downstream"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -136,6 +172,8 @@ def test_the_supervised_baseline_learns_the_labels_without_a_teacher(zoo: RunTas
         ({"params": {**PARAMS, "pts_temperature": 0}}, "pts_temperature"),
         ({"params": {**PARAMS, "align": "overhaul", "transform": "pts"}}, "takes transform none"),
         ({"unknown": 1}, "unknown"),
+        ({"downstream": ["digits", "digits"]}, "named twice"),
+        ({"downstream": [{"dataset": "digits", "validation_split": "train"}]}, "different splits"),
     ],
 )
 def test_bad_specs_are_refused_before_anything_runs(change: dict[str, Any], message: str, zoo: RunTask) -> None:

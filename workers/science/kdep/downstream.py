@@ -94,20 +94,23 @@ class DownstreamRun:
         return len(self.tasks) * (len(self.params.lrs) + len(self.params.seeds) - 1)
 
     def steps(self) -> Generator[Progress, None, DownstreamResult]:
-        """Fine-tune what is not known yet; yields a Progress after each fine-tuning and returns the result."""
+        """Fine-tune what is not known yet; yields Progress at every step and returns the result.
+
+        `step` counts finished fine-tunings; the Progress that ends one has a message and its validation score.
+        """
         first, *others = self.params.seeds
         sets = []
         done = 0
         for task in self.tasks:
             validation: dict[float, float] = {}
             for lr in self.params.lrs:
-                validation[lr] = self._score(task, lr, first).validation
+                validation[lr] = (yield from self._score(task, lr, first, done)).validation
                 done += 1
                 yield self._progress(done, task, lr, first)
             lr = best_learning_rate(validation)
-            values = [self._score(task, lr, first).test]
+            values = [self.known[(task.name, lr, first)].test]
             for seed in others:
-                values.append(self._score(task, lr, seed).test)
+                values.append((yield from self._score(task, lr, seed, done)).test)
                 done += 1
                 yield self._progress(done, task, lr, seed)
             sets.append(
@@ -123,7 +126,8 @@ class DownstreamRun:
         average = estimate(by_seed, self.params.level)
         return DownstreamResult(model=self.model, seeds=self.params.seeds, sets=tuple(sets), average=average)
 
-    def _score(self, task: DownstreamTask, lr: float, seed: int) -> Scores:
+    def _score(self, task: DownstreamTask, lr: float, seed: int, done: int) -> Generator[Progress, None, Scores]:
+        """The scores of one fine-tuning; its steps are passed on as signs of life, without counting."""
         key = (task.name, lr, seed)
         if key not in self.known:
             steps = task.fine_tune(lr, seed)
@@ -133,6 +137,7 @@ class DownstreamRun:
                 except StopIteration as end:
                     self.known[key] = end.value
                     break
+                yield Progress(step=done, total=self.total, unit="fine-tunings")
         return self.known[key]
 
     def _progress(self, done: int, task: DownstreamTask, lr: float, seed: int) -> Progress:

@@ -175,7 +175,7 @@ def build_objective(
     margin: Tensor | None = None,
 ) -> Objective:
     """The objective that the params name, for a student whose feature is read at `point`."""
-    if params.method == "supervised":
+    if params.method in ("supervised", "none"):
         return SupervisedObjective()
     if params.method == "logits":
         return LogitsObjective(target_of, temperature=params.kd_temperature)

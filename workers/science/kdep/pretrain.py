@@ -88,7 +88,7 @@ def prepare(
     """
     student_size = (student.channels, student.height, student.width)
     student_points = find_layer_points(student.model, params.layers, student_size)
-    if params.method == "supervised":
+    if params.method in ("supervised", "none"):
         return Prepared(build_objective(params, student_points.last, 0), None, (), student_points.last, None)
     if teacher is None:
         raise BadInput("teacher", None, f"expected a teacher for method {params.method}")
