@@ -158,7 +158,7 @@ class Attempt:
                 events = Spool(self.scratch / "spool.jsonl").read()
                 if events:
                     jobs.hold(connection, self.id, self.fence)
-                    replay(connection, self.id, self.fence, self.claim.job.attempt, events)
+                    replay(connection, self.id, self.fence, self.claim.job.attempt, events, resent=len(events))
             with store.write() as connection:
                 if outcome == "cancelled" or (outcome is None and self.doom == "cancelled"):
                     how = "stopped at a step" if outcome else "its processes were ended after the grace period"

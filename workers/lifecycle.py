@@ -221,7 +221,7 @@ class RunningJob:
                 if self._pointer is not None:
                     self._dropped = jobs.point_to_checkpoint(connection, self.id, self.fence, self._pointer)
                 waiting = self._spool.read() if self._spooled else []
-                replay(connection, self.id, self.fence, self.attempt, waiting + events)
+                replay(connection, self.id, self.fence, self.attempt, waiting + events, resent=len(waiting))
                 if progress is not None:
                     jobs.record_progress(connection, self.id, self.fence, progress.step, progress.total)
         except StoreUnavailable as error:
@@ -381,7 +381,8 @@ class RunningJob:
     def _publish(self, connection: Connection, result: Mapping[str, Any]) -> None:
         jobs.hold(connection, self.id, self.fence)
         if self._spooled:
-            replay(connection, self.id, self.fence, self.attempt, self._spool.read())
+            waiting = self._spool.read()
+            replay(connection, self.id, self.fence, self.attempt, waiting, resent=len(waiting))
         for write in self._on_publish:
             write(connection)
         jobs.succeed(connection, self.id, self.fence, result, self._files)
@@ -439,8 +440,14 @@ def _is_plain(state: Any) -> bool:
     return state is None or type(state) in (bool, int, str)
 
 
-def replay(connection: Connection, job_id: UUID, fence: int, attempt: int, events: list[Event]) -> None:
-    """Append reported events, fenced; of several progress reports only the last is worth a row."""
+def replay(
+    connection: Connection, job_id: UUID, fence: int, attempt: int, events: list[Event], *, resent: int = 0
+) -> None:
+    """Append reported events, fenced; of several progress reports only the last is worth a row.
+
+    The first `resent` were sent before, and may be stored although the store did not say so.
+    """
+    events = jobs.unsent(connection, job_id, fence, events, resent) if resent else events
     last = max((at for at, (kind, _) in enumerate(events) if kind == "progress"), default=-1)
     kept: list[Any] = [event for at, event in enumerate(events) if event[0] != "progress" or at == last]
     for start in range(0, max(len(kept), 1), BATCH):

@@ -22,6 +22,7 @@ from sqlalchemy.exc import IntegrityError
 
 from backend.domain.errors import CancelRequested, NotFound
 from backend.domain.jobs import Cause, Job, JobState
+from backend.domain.records import canonical_json
 from backend.store.job_moves import (
     ACTIVE_STATES,
     Moved,
@@ -263,6 +264,34 @@ def add_events(
     ]
     if rows:
         connection.execute(insert(job_events).values(at=db_now()), rows)
+
+
+def unsent(
+    connection: Connection, job_id: UUID, fence: int, events: Sequence[tuple[str, Mapping[str, Any]]], resent: int
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """`events` without those that an earlier try has stored after all: its commit went through, the answer got lost.
+
+    The first `resent` of them were sent before, in this order; whatever of them was stored is the newest that this
+    attempt has stored. Reports of progress are left in: only the last one counts.
+
+    Raises:
+        LostLease: The attempt is no longer its own.
+    """
+    _locked(connection, job_id, fence)
+    before = [(kind, canonical_json(data)) for kind, data in events[:resent] if kind != "progress"]
+    query = select(job_events.c.type, job_events.c.data).where(
+        job_events.c.job_id == job_id, job_events.c.fence == fence, job_events.c.type.in_(["metric", "log"])
+    )
+    newest = connection.execute(query.order_by(job_events.c.id.desc()).limit(len(before))).all()
+    stored = [(row.type, canonical_json(row.data)) for row in reversed(newest)]
+    known = next((k for k in range(len(stored), 0, -1) if stored[-k:] == before[:k]), 0)
+    kept = []
+    for kind, data in events:
+        if kind == "progress" or known == 0:
+            kept.append((kind, data))
+        else:
+            known -= 1
+    return kept
 
 
 def point_to_checkpoint(connection: Connection, job_id: UUID, fence: int, new: Checkpoint) -> tuple[Checkpoint, ...]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, Double, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, StatementError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -198,6 +199,8 @@ def _translated() -> Iterator[None]:
     """A database that does not answer is StoreUnavailable; so is one that has no tables yet, with what to do."""
     try:
         yield
+    except PoolTimeout as error:
+        raise StoreUnavailable("too many transactions at once; try again") from error
     except DBAPIError as error:
         text = str(error.orig)
         if "no such table" in text or type(error.orig).__name__ == "UndefinedTable":
