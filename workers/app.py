@@ -65,7 +65,7 @@ def create_app(settings: Settings) -> Celery:
         task_default_queue="cpu",
         task_create_missing_queues=False,
     )
-    worker = Worker(settings)
+    worker = Worker(settings, app)
     worker.connect()
     app.task(name=TASK, ignore_result=True)(worker.look)
     app.zoograft_worker = worker  # signal receivers are weak: somebody must hold them
@@ -75,8 +75,8 @@ def create_app(settings: Settings) -> Celery:
 class Worker:
     """What the processes of one Celery worker share: whether to drain, and whether somebody is busy."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, app: Celery) -> None:
+        self.settings, self.app = settings, app
         self._drain = mmap.mmap(-1, 1)  # shared with the pool processes that are forked later
         self._busy = Path(tempfile.gettempdir()) / f"zoograft-celery-{os.getpid()}.busy"
         self._main = os.getpid()
@@ -123,6 +123,8 @@ class Worker:
         time.sleep(0.3)  # a message that is just being handed to a pool process
         while not self._idle() and time.monotonic() < deadline:
             time.sleep(0.1)
+        # The jobs have had their time; a ring that has just come in is not worth Celery's full wait.
+        self.app.conf.worker_soft_shutdown_timeout = 1.0
         os.kill(os.getpid(), number)
 
     def _net(self) -> None:

@@ -7,18 +7,19 @@ never compared.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 from uuid import UUID
 
 import structlog
 
 from backend.domain.errors import StoreUnavailable
 from backend.settings import Settings
-from backend.store import jobs
+from backend.store import jobs, workers
 from backend.store.job_retries import RetryPolicy
 from backend.store.session import Store
 from workers.lifecycle import Backoff
@@ -26,17 +27,23 @@ from workers.lifecycle import Backoff
 log = structlog.get_logger()
 
 LOOK_S = 1.0
+ANNOUNCE_S = 15.0
 Notice = tuple[UUID, int, Literal["lost", "cancel"]]
 
 
 class Keeper:
     """Renews the leases of the attempts it was given, and reports on them through `notices`.
 
-    `wake` is called when there is a notice, from this thread.
+    `wake` is called when there is a notice, from this thread. `announcement` (name, host, pid, queues, ...) is the
+    supervisor's row among the workers, refreshed while it lives.
     """
 
-    def __init__(self, settings: Settings, store: Store, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, wake: Callable[[], None], announcement: Mapping[str, Any] | None = None
+    ) -> None:
         self.settings, self.store, self.wake = settings, store, wake
+        self.announcement = announcement
+        self._announced_at: float | None = None
         self.notices: deque[Notice] = deque()
         self.reachable_since: float | None = None
         self.failure: Exception | None = None
@@ -89,10 +96,15 @@ class Keeper:
                 self.wake()
                 return
             self._stop.wait(wait)
+        with contextlib.suppress(StoreUnavailable):
+            if self._announced_at is not None and self.announcement is not None:
+                with self.store.write() as connection:
+                    workers.leave(connection, self.announcement["name"])
 
     def _look(self) -> None:
         """One round: beat what is due, look at the rest, reap."""
         now = time.monotonic()
+        self._announce(now)
         with self._lock:
             held = dict(self._held)
         due = [one for one, beaten in held.items() if now - beaten >= self.settings.heartbeat_s]
@@ -125,6 +137,14 @@ class Keeper:
         if now - self._reaped_at >= self.settings.reaper_s:
             self._reaped_at = now
             self._reap(now)
+
+    def _announce(self, now: float) -> None:
+        if self.announcement is None:
+            return
+        if self._announced_at is None or now - self._announced_at >= max(ANNOUNCE_S, self.settings.heartbeat_s):
+            with self.store.write() as connection:
+                workers.announce(connection, **self.announcement)
+            self._announced_at = now
 
     def _reap(self, now: float) -> None:
         if self.reachable_since is None:

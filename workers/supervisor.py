@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import platform
 import select
 import shutil
 import signal
@@ -21,6 +22,8 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
 from uuid import UUID
 
 import structlog
@@ -62,9 +65,17 @@ class Supervisor:
         self.name = f"{self.host}:{os.getpid()}"
         self.store = Store.open(settings.database, settings=settings)
         self.doorbell = Doorbell(self.store)
-        self.keeper = Keeper(settings, self.store, self.doorbell.ring)
         self.nursery = Nursery(settings)
         self.slots = make_slots(queues, gpus)
+        announcement = {
+            "name": self.name,
+            "host": self.host,
+            "pid": os.getpid(),
+            "queues": list(queues),
+            "devices": [asdict(gpu) for gpu in gpus],
+            "versions": {"zoograft": version("zoograft"), "python": platform.python_version()},
+        }
+        self.keeper = Keeper(settings, self.store, self.doorbell.ring, announcement)
         self._ended: list[tuple[Slot, Attempt]] = []
         self._away = Backoff(most_s=5.0)
         self._try_at = 0.0

@@ -102,6 +102,8 @@ def _run(options, bridge: str, gateway: str, hosts):
         attempts = max(lab.job(one).attempt for one in ids)
         lab.stop_workers()
         breaches += [f"left over: {one}" for one in lab.leftovers()]
+        if breaches:
+            print(lab.log_text()[-4000:], file=sys.stderr)
         return breaches, {"jobs": len(ids), "by_host": list(by.values()), "most_attempts": attempts}
     finally:
         lab.close()
