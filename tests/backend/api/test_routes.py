@@ -343,3 +343,15 @@ def test_compression_where_it_is_wanted(client: TestClient) -> None:
     plain = client.get(f"{API}/openapi.json", headers={"Accept-Encoding": "identity"})
     assert "content-encoding" not in plain.headers
     assert plain.json() == schema.json()
+
+
+def test_metrics(client: TestClient) -> None:
+    client.post(f"{API}/jobs", json={"kind": "sleep", "spec": {}})
+    answer = client.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain")
+    values = dict(line.rsplit(" ", 1) for line in answer.text.splitlines() if not line.startswith("#"))
+    assert float(values['zoograft_jobs{state="queued"}']) == 1
+    assert float(values['zoograft_queue_depth{queue="cpu"}']) == 1
+    assert float(values["zoograft_oldest_queued_seconds"]) >= 0
+    assert float(values["zoograft_attempts_total"]) == 0
