@@ -142,7 +142,7 @@ def run(job: RunningJob) -> dict[str, Any]:
         done += training.step
         result = training.objective.evaluated(student)
         state_dict = _inner(result).state_dict()
-        finished.append({"student": {k: v.detach().cpu().clone() for k, v in state_dict.items()}, "steps": done})
+        finished.append({"student": {k: v.detach().cpu().clone() for k, v in state_dict.items()}, "steps": training.step})
 
     return _publish(job, bench, stages, finished, epochs, diagnostics, module, name)
 
