@@ -6,6 +6,8 @@ H_b: mean Bernoulli entropy of the pixels; e: expertness (Def. 5.3). Rates are f
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -193,7 +195,8 @@ class RememParams(Record):
 
     Short forms, for the command line: the fields of a tuning (`rho=0.05`), of a distillation with the prefix `student_`
     (`student_lr=0.5`), of the measurements with `information_` and `expertness_`; `settings` ("all", or names joined by
-    commas) for several of the paper's settings with one radius and weight; `seeds` (how many) to repeat each tuning.
+    commas) for the paper's settings; `seeds` (how many, or a list) to repeat each tuning. Numbers joined by commas
+    (`lr="0.01,0.05"`, `student_temperature="1,2,4"`, `stop_points="500,1000"`) make a grid.
     """
 
     tunings: tuple[TeacherTuning, ...] = Field(default=(TeacherTuning(),), min_length=1, max_length=1_000)
@@ -216,6 +219,7 @@ class RememParams(Record):
         return self
 
 
+LISTED = ("lr", "rho", "mlp_weight", "attention_weight", "temperature", "kd_weight")
 DEFAULT_RHO = 0.05
 DEFAULT_MLP_WEIGHT = 0.8
 
@@ -224,21 +228,23 @@ def expand(given: dict[str, Any]) -> dict[str, Any]:
     """`RememParams` from its short forms; what is spelled out already is left as it is."""
     params = dict(given)
     tuning = _take(params, TeacherTuning)
+    if isinstance(tuning.get("stop_points"), (str, int)):
+        tuning["stop_points"] = [int(stop) for stop in str(tuning["stop_points"]).split(",")]
     if "steps" in tuning and "stop_points" not in tuning:
         tuning["stop_points"] = [stop for stop in STOP_POINTS if stop < tuning["steps"]] + [tuning["steps"]]
     settings, seeds = params.pop("settings", None), params.pop("seeds", None)
     if tuning or settings is not None or seeds is not None:
         if "tunings" in params:
             raise ValueError("tunings: give either tunings or their short forms")
-        numbers = range(seeds) if isinstance(seeds, int) else seeds or [tuning.get("seed", 0)]
-        params["tunings"] = [
-            {**tuning, **changes, "seed": seed} for seed in numbers for changes in _settings(settings, tuning)
-        ]
+        numbers = range(seeds) if isinstance(seeds, int) else _values(seeds or tuning.get("seed", 0), int)
+        cells = [{**cell, **change} for cell in _grid(tuning) for change in _settings(settings, cell)]
+        unique = {json.dumps(cell, sort_keys=True): cell for cell in cells}
+        params["tunings"] = [{**cell, "seed": seed} for seed in numbers for cell in unique.values()]
     student = _take(params, StudentDistillation, "student_")
     if student:
         if "distillations" in params:
             raise ValueError("distillations: give either distillations or their short forms")
-        params["distillations"] = [student]
+        params["distillations"] = _grid(student)
     for field, record in (("information", InformationParams), ("expertness", ExpertnessParams)):
         short = _take(params, record, f"{field}_")
         if params.get(field) in (True, False):
@@ -246,6 +252,20 @@ def expand(given: dict[str, Any]) -> dict[str, Any]:
         if short:
             params[field] = {**(params.get(field) or {}), **short}
     return params
+
+
+def _grid(short: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every combination of the numbers that were listed with commas."""
+    listed = {name: _values(value, float) for name, value in short.items() if name in LISTED and isinstance(value, str)}
+    return [{**short, **dict(zip(listed, chosen, strict=True))} for chosen in itertools.product(*listed.values())]
+
+
+def _values(value: Any, kind: type[float]) -> list[Any]:
+    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
+    try:
+        return [kind(one) for one in parts]
+    except ValueError:
+        raise ValueError(f"{value!r}: numbers joined by commas are expected") from None
 
 
 def _take(params: dict[str, Any], record: type[Record], prefix: str = "") -> dict[str, Any]:

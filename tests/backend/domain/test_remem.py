@@ -86,9 +86,23 @@ def test_short_forms():
     assert RememParams.model_validate({"settings": "sam,both", "mlp_weight": 0.9}).tunings[1].mlp_weight == 0.9
 
 
+def test_numbers_joined_by_commas_make_a_grid():
+    params = RememParams.model_validate(
+        {"settings": "baseline,sam", "lr": "0.01,0.05", "rho": "0.5,0.05", "seeds": "3,5", "steps": 600,
+         "stop_points": "200,600", "student_temperature": "1,2,4", "student_lr": 0.5}
+    )  # fmt: skip
+    assert [(t.lr, t.rho, t.seed) for t in params.tunings[:6]] == [
+        (0.01, 0.0, 3), (0.01, 0.5, 3), (0.01, 0.05, 3), (0.05, 0.0, 3), (0.05, 0.5, 3), (0.05, 0.05, 3)
+    ]  # fmt: skip
+    assert [t.seed for t in params.tunings] == [3] * 6 + [5] * 6
+    assert params.tunings[0].stop_points == (200, 600)
+    assert [(d.lr, d.temperature) for d in params.distillations] == [(0.5, 1.0), (0.5, 2.0), (0.5, 4.0)]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"lr": "a,b"}, "joined by commas"),
         ({"settings": "sam,dam"}, "dam"),
         ({"rho": 0.1, "tunings": [{}]}, "short forms"),
         ({"student_lr": 0.1, "distillations": [{}]}, "short forms"),
