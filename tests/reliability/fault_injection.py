@@ -7,7 +7,7 @@ Without `fence` and `idempotency` it does not.
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -18,7 +18,7 @@ from backend import submission
 from backend.domain.errors import LostLease, StoreUnavailable
 from backend.domain.jobs import Cause
 from backend.settings import Settings
-from backend.store import jobs
+from backend.store import job_reads, jobs
 from backend.store.job_records import Checkpoint, Claim, FileRecord
 from backend.store.session import Store
 from tests.reliability.harness import arguments, laboratory, verdict
@@ -64,10 +64,8 @@ class Faulty(Store):
 class Worker:
     """What submitters and workers do about a store that fails: the same thing again, a few times."""
 
-    def __init__(self, store: Faulty, settings: Settings) -> None:
-        self.store, self.settings = store, settings
-        self.quiet = Driver(store)
-        self.published = 0
+    def __init__(self, store: Faulty, quiet: Store, settings: Settings) -> None:
+        self.store, self.settings, self.quiet = store, settings, Driver(quiet)
 
     def again(self, action: Callable[[], T]) -> T:
         for _ in range(3):
@@ -182,10 +180,8 @@ def is_cancelled(worker: Worker, key: str) -> list[str]:
             with worker.store.write() as connection:
                 jobs.finish_cancelled(connection, job_id, claim.fence)
 
-        try:
+        with suppress(LostLease):
             worker.again(stop)
-        except LostLease:
-            pass
     else:
         worker.reap(job_id)
     return check(worker.quiet, job_id, "cancelled")
@@ -197,9 +193,7 @@ def study_fails_with_its_first_child(worker: Worker, key: str) -> list[str]:
         lambda: submission.submit_study(worker.store, worker.settings, {}, children, idempotency_key=key)
     ).job.id
     with worker.quiet.store.read() as connection:
-        from backend.store import job_reads
-
-        first, second = (child.id for child in worker.again(lambda: job_reads.children_of(connection, study)))
+        first, second = (child.id for child in job_reads.children_of(connection, study))
     for _ in range(6):
         if worker.quiet.state(first) == "failed":
             break
@@ -246,21 +240,21 @@ def check(driver: Driver, job_id: UUID, end: str, *, every_metric: bool = True) 
 def inject(
     store: Store, settings: Settings, *, first: int = 1, stride: int = 1, rounds: int = 500
 ) -> tuple[list[str], dict[str, Any]]:
-    """Every scenario with a failure at each n-th call, until it ends before it comes to the n-th."""
-    faulty = Faulty.over(store)
+    """On the store that `settings` lead to, `store` to look at it undisturbed: every scenario with a failure at each n-th call, until it ends before it comes to the n-th."""
+    faulty = Faulty.over(Store.open(settings.database, settings=settings))
     breaches: list[str] = []
     points: dict[str, int] = {}
     fired: dict[str, int] = {}
     for scenario in SCENARIOS:
         for n in range(first, rounds, stride):
-            before = Driver(faulty).count()
+            before = Driver(store).count()
             faulty.arm(n)
             try:
-                found = scenario(Worker(faulty, settings), f"{scenario.__name__}-{n}")
+                found = scenario(Worker(faulty, store, settings), f"{scenario.__name__}-{n}")
             except Exception as error:
                 found = [f"{type(error).__name__}: {error}"[:300]]
             what, faulty.fail_at = faulty.fired, -1
-            added = Driver(faulty).count() - before
+            added = Driver(store).count() - before
             if added != (3 if scenario is study_fails_with_its_first_child else 1):
                 found.append(f"{added} jobs were made")
             breaches += [f"{scenario.__name__}, {what} {n}: {one}" for one in found]
@@ -268,6 +262,7 @@ def inject(
                 points[scenario.__name__] = n - 1
                 break
             fired[what] = fired.get(what, 0) + 1
+    faulty.close()
     return breaches, {"points": points, **fired}
 
 
