@@ -1,0 +1,1 @@
+"""The dashboard: what is stored, seen in a browser. No torch, no SQL."""

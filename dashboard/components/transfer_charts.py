@@ -1,0 +1,144 @@
+"""The figures and tables about many transfers: the same on a study's page and over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import dash_mantine_components as dmc
+from dash import html
+
+from backend.domain.catalog import Model
+from backend.domain.studies import StudyRow, StudyTable
+from dashboard import formats
+from dashboard.components import cards
+from dashboard.figures import transfers
+from dashboard.theme import Scheme
+from dashboard.view import link
+
+FIGURES = {
+    "success": ("How often it succeeds", "Share of a student's transfers with Δ > 0; a point is a student."),
+    "methods": ("Mean Δ", "Of every method, and above the same training without a teacher."),
+    "bins": (
+        "Δ against the accuracy difference",
+        "Weaker teachers to the left; circles are the best quarter of a bin.",
+    ),
+    "balance": ("Gain against loss", "A point is a transfer; above the dashed line it succeeded. Click opens its job."),
+    "top": ("Transfer rate by class", "On the classes that hold most of the positive flips; bars one standard error."),
+    "size": ("Transfer rate by student", "By the student's size and family."),
+    "student-size": ("Δ by the student's size", "Mean over its teachers."),
+    "student-accuracy": ("Δ by the student's accuracy", "Mean over its teachers."),
+    "datasets": ("Mean Δ by data set", "Other data and shifted domains beside each other."),
+}
+
+
+def board(prefix: str, names: Sequence[str]) -> html.Div:
+    """Cards for the named figures; callbacks fill them."""
+    return html.Div(
+        [cards.figure_card(f"{prefix}-{name}", *FIGURES[name], height=360) for name in names], className="two-columns"
+    )
+
+
+def draw(name: str, table: StudyTable, models: Mapping[str, Model], datasets: Mapping[str, str], scheme: Scheme) -> Any:
+    """One figure."""
+    rows = table.rows
+    made = {
+        "success": lambda: transfers.success_boxes(rows, scheme),
+        "methods": lambda: transfers.method_bars(table.methods, scheme),
+        "bins": lambda: transfers.binned_deltas(rows, scheme),
+        "balance": lambda: transfers.gain_against_loss(rows, scheme),
+        "top": lambda: transfers.rates_by_top(rows, scheme),
+        "size": lambda: transfers.rates_by_student(rows, models, scheme),
+        "student-size": lambda: transfers.deltas_by_student(rows, models, scheme),
+        "student-accuracy": lambda: transfers.deltas_by_student(rows, models, scheme, of="accuracy"),
+        "datasets": lambda: transfers.by_dataset(rows, datasets, scheme),
+    }
+    return made[name]()
+
+
+def summary(table: StudyTable) -> Any:
+    """One line a method."""
+    head = (
+        "Method",
+        "Transfers",
+        "Succeed",
+        "95 %",
+        "Mean Δ",
+        "95 %",
+        "Above control",
+        "Weaker teachers",
+        "Gain",
+        "Loss",
+    )
+    rows = [
+        [
+            one.label,
+            formats.whole(one.n_transfers),
+            formats.percent(one.success_rate, 0),
+            formats.interval(one.success_rate_low, one.success_rate_high, 0),
+            formats.signed_percent(one.mean_delta),
+            formats.interval(one.mean_delta_low, one.mean_delta_high),
+            formats.signed_percent(one.mean_delta_above_control),
+            f"{formats.percent(one.success_rate_weaker, 0)} of {one.n_weaker}" if one.n_weaker else formats.NONE,
+            formats.percent(one.mean_gain),
+            formats.percent(one.mean_loss),
+        ]
+        for one in table.methods
+    ]
+    return cards.table(head, rows, label="Methods", numeric=tuple(range(1, 10)))
+
+
+def differences(table: StudyTable) -> Any:
+    """Paired differences between methods: the same pairs and seeds by both."""
+    if not table.differences:
+        return dmc.Text("Two methods on the same pairs are needed for a difference.", size="sm", c="dimmed")
+    head = ("Method", "Beside", "Same transfers", "Succeeds more often by", "95 %", "Mean Δ larger by", "95 %")
+    rows = [
+        [
+            one.label,
+            one.baseline,
+            formats.whole(one.n_pairs),
+            formats.signed_percent(one.success_rate_difference, 0),
+            formats.interval(one.success_rate_difference_low, one.success_rate_difference_high, 0),
+            formats.signed_percent(one.mean_delta_difference),
+            formats.interval(one.mean_delta_difference_low, one.mean_delta_difference_high),
+        ]
+        for one in table.differences
+    ]
+    return cards.table(head, rows, label="Paired differences of methods", numeric=(2, 3, 4, 5, 6))
+
+
+def listing(rows: Sequence[StudyRow], most: int = 200) -> Any:
+    """The transfers themselves, the largest Δ first."""
+    ordered = sorted(rows, key=lambda row: -row.transfer_delta)[:most]
+    head = ("Job", "Method", "Teachers", "Student", "Δ", "Above control", "Gain", "Loss", "Before", "After")
+    shown = [
+        [
+            dmc.Anchor(row.job_id[:8], href=link("jobs", row.job_id), size="sm"),
+            row.label,
+            ", ".join(row.teachers) or "none",
+            row.student,
+            formats.signed_percent(row.transfer_delta),
+            formats.signed_percent(row.delta_above_control),
+            formats.percent(row.knowledge_gain),
+            formats.percent(row.knowledge_loss),
+            formats.percent(row.student_accuracy_before),
+            formats.percent(row.student_accuracy_after),
+        ]
+        for row in ordered
+    ]
+    note = None
+    if len(rows) > most:
+        note = dmc.Text(f"{most} of {len(rows):,} transfers; the CSV has all.", size="sm", c="dimmed", mt="xs")
+    return html.Div([cards.table(head, shown, label="Transfers", numeric=tuple(range(4, 10))), note])
+
+
+def csv_rows(rows: Sequence[StudyRow], datasets: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """Every number of every transfer."""
+    for row in rows:
+        flat = row.model_dump(mode="json", exclude={"params", "transfer_rate", "teachers"})
+        flat["teachers"] = " ".join(row.teachers)
+        flat["dataset"] = datasets.get(row.job_id, "")
+        for p in transfers.TOP_P:
+            flat[f"transfer_rate_{p}"] = row.transfer_rate.get(str(p))
+        yield flat

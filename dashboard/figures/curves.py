@@ -1,0 +1,135 @@
+"""What a training did over its steps and epochs: loss terms, what was gained and lost, and the teacher's share.
+
+Roth et al., arXiv:2310.17653, Fig. 11 for the gain, loss and Δ over the epochs of a sequential transfer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from dashboard.figures.frame import figure, nothing
+from dashboard.theme import SURFACES, Scheme, colour, series
+
+EPOCH_MEASURES = {
+    "transfer_delta": ("Δ transfer", "delta"),
+    "knowledge_gain": ("gain", "gain"),
+    "knowledge_loss": ("loss of knowledge", "loss"),
+}
+SHARES = ("teacher_share", "positive_flips_to_teacher", "negative_flips_to_teacher")
+SHARE_LABELS = {
+    "teacher_share": "samples given to the teacher",
+    "positive_flips_to_teacher": "of the positive flips",
+    "negative_flips_to_teacher": "of the negative flips",
+}
+UNDRAWN = ("lr",)
+
+Points = Sequence[tuple[int, float]]
+
+
+def by_name(events: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+    """Metric events as one series of (step, value) a name."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for event in events:
+        for name, value in event.get("values", {}).items():
+            found.setdefault(name, []).append((int(event["step"]), float(value)))
+    return found
+
+
+def loss_curves(metrics: Mapping[str, Points], scheme: Scheme) -> go.Figure:
+    """Every loss term of every stage against the step."""
+    terms = {
+        name: points
+        for name, points in metrics.items()
+        if _term(name) not in (*UNDRAWN, *SHARES, *EPOCH_MEASURES)
+        and not _term(name).startswith(("student_accuracy", "positive_flip_rate", "negative_flip_rate"))
+    }
+    if not terms:
+        return nothing("No step has been reported yet", scheme)
+    made = figure(scheme, hovermode="x unified")
+    for i, (name, points) in enumerate(terms.items()):
+        made.add_trace(_line(name.replace("/", ": "), points, series(scheme)[i % len(series(scheme))]))
+    made.update_xaxes(title_text="Step", rangemode="tozero")
+    made.update_yaxes(title_text="Value of the loss")
+    return made
+
+
+def epoch_curves(metrics: Mapping[str, Points], scheme: Scheme) -> go.Figure:
+    """Gain, loss and Δ on the evaluation set, as they are reported."""
+    shown = {name: metrics[name] for name in EPOCH_MEASURES if metrics.get(name)}
+    if not shown:
+        return nothing("The first epoch has not ended yet", scheme)
+    made = figure(scheme, hovermode="x unified")
+    for name, points in shown.items():
+        label, meaning = EPOCH_MEASURES[name]
+        made.add_trace(_line(label, [(x, 100 * y) for x, y in points], colour(meaning, scheme), markers=True))
+    made.add_hline(y=0, line={"color": colour("line", scheme), "width": 1})
+    made.update_xaxes(title_text="Step", rangemode="tozero")
+    made.update_yaxes(title_text="Share of the evaluation samples (pp)")
+    return made
+
+
+def share_curves(metrics: Mapping[str, Points], scheme: Scheme) -> go.Figure:
+    """How many samples data partitioning gives to the teacher, and of which flips."""
+    made = figure(scheme, hovermode="x unified")
+    palette = (colour("neutral", scheme), colour("positive", scheme), colour("negative", scheme))
+    for name, points in metrics.items():
+        if _term(name) in SHARES:
+            stage = name.split("/")[0] + ": " if "/" in name and len(metrics) > 20 else ""
+            tone = palette[SHARES.index(_term(name))]
+            drawn = [(x, 100 * y) for x, y in points]
+            made.add_trace(_line(stage + SHARE_LABELS[_term(name)], drawn, tone, markers=len(points) < 60))
+    if not made.data:
+        return nothing("This method does not partition the data", scheme)
+    made.update_xaxes(title_text="Step", rangemode="tozero")
+    made.update_yaxes(title_text="Given to the teacher (%)", range=[-3, 103])
+    return made
+
+
+def has_shares(metrics: Mapping[str, Points]) -> bool:
+    return any(_term(name) in SHARES for name in metrics)
+
+
+def epochs(results: Sequence[Mapping[str, Any]], stages: Sequence[tuple[str, int]], scheme: Scheme) -> go.Figure:
+    """Gain, loss and Δ over the epochs of a finished transfer; `stages` = (teacher, epochs) of a sequential one."""
+    if not results:
+        return nothing("No epoch was reported", scheme)
+    made = figure(scheme, hovermode="x unified")
+    for name, (label, meaning) in EPOCH_MEASURES.items():
+        points = [(int(one["epoch"]), 100 * float(one[name])) for one in results]
+        made.add_trace(_line(label, points, colour(meaning, scheme), markers=len(points) < 80))
+    made.add_hline(y=0, line={"color": colour("line", scheme), "width": 1})
+    start = 0
+    for i, (teacher, count) in enumerate(stages):
+        if i:
+            made.add_vline(x=start + 0.5, line={"color": SURFACES[scheme]["dimmed"], "width": 1, "dash": "dash"})
+        made.add_annotation(
+            x=start + 0.5 + count / 2,
+            y=0.02 + 0.07 * (i % 2),
+            yref="paper",
+            text=f"from {teacher}",
+            showarrow=False,
+            font={"size": 12, "color": SURFACES[scheme]["dimmed"]},
+        )
+        start += count
+    made.update_xaxes(title_text="Epoch", dtick=1 if len(results) <= 20 else None)
+    made.update_yaxes(title_text="Share of the evaluation samples (pp)")
+    return made
+
+
+def _line(name: str, points: Points, tone: str, *, markers: bool = False) -> go.Scatter:
+    return go.Scatter(
+        x=[x for x, _ in points],
+        y=[y for _, y in points],
+        name=name,
+        mode="lines+markers" if markers or len(points) < 3 else "lines",
+        line={"color": tone, "width": 2},
+        marker={"size": 6},
+        hovertemplate="%{y:.4g}",
+    )
+
+
+def _term(name: str) -> str:
+    return name.rsplit("/", 1)[-1]

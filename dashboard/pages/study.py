@@ -1,0 +1,196 @@
+"""One study: its methods beside each other with intervals, every figure of the paper, its jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import dash_mantine_components as dmc
+from dash import Dash, Input, Output, State, dcc, html, no_update
+
+from backend.domain.errors import ZoograftError
+from backend.domain.jobs import TERMINAL
+from dashboard import formats
+from dashboard.actions import Actions
+from dashboard.components import cards, states, transfer_charts
+from dashboard.reads import Reads, Study, as_id, to_json
+from dashboard.theme import as_scheme
+from dashboard.view import View, link, match
+
+PATH = "/studies/{id}"
+TITLE = "Study"
+NAV = None
+SHOWN = ("success", "methods", "bins", "balance", "top", "size", "student-size", "student-accuracy")
+PREFIX = "study"
+REFRESH_MS = 4000
+
+
+def layout(reads: Reads, view: View) -> Any:
+    study = reads.study(as_id(view.params["id"], "study"))
+    open_ = study.job.state not in TERMINAL
+    return [
+        cards.page_title(
+            str(study.job.spec.get("name") or "Study"),
+            study.job.spec.get("description") or f"Study {study.job.id}",
+            dmc.Button("Cancel", id="study-cancel", variant="default", disabled=not open_),
+            dmc.Button(
+                "Retry what failed",
+                id="study-retry",
+                variant="default",
+                disabled=study.job.state.value not in ("failed", "cancelled"),
+            ),
+        ),
+        html.Div(id="study-said", className="error-text", role="alert"),
+        html.Div(_status(study), id="study-status"),
+        html.Div(_tables(reads, study), id="study-tables"),
+        transfer_charts.board(PREFIX, SHOWN),
+        html.Div(_listing(reads, study), id="study-listing"),
+        cards.section("The study file", dmc.Code(to_json(study.job.spec), block=True, className="command")),
+        dcc.Interval(id="study-live", interval=REFRESH_MS, disabled=not open_),
+    ]
+
+
+def register(app: Dash, reads: Reads, actions: Actions) -> None:
+    for name in SHOWN:
+        _figure(app, reads, name)
+
+    @app.callback(
+        Output("study-status", "children"),
+        Output("study-tables", "children"),
+        Output("study-listing", "children"),
+        Output("study-live", "disabled"),
+        Input("study-live", "n_intervals"),
+        State("url", "pathname"),
+        prevent_initial_call=True,
+    )
+    def watch(_ticks: int, path: str) -> Any:
+        study = _study(reads, path)
+        if study is None:
+            return (no_update,) * 4
+        return _status(study), _tables(reads, study), _listing(reads, study), study.job.state in TERMINAL
+
+    @app.callback(
+        Output("study-said", "children"),
+        Output("url", "href", allow_duplicate=True),
+        Input("study-cancel", "n_clicks"),
+        Input("study-retry", "n_clicks"),
+        State("url", "pathname"),
+        prevent_initial_call=True,
+    )
+    def act(cancels: int | None, retries: int | None, path: str) -> Any:
+        study = _study(reads, path)
+        if study is None or not (cancels or retries):
+            return no_update, no_update
+        try:
+            if retries:
+                return "", link("studies", str(actions.retry(study.job.id).id))
+            actions.cancel(study.job.id)
+            return "Cancelling; running jobs stop at their next step.", no_update
+        except ZoograftError as error:
+            return error.message, no_update
+
+    app.clientside_callback(
+        "dash_clientside.zoograft.follow",
+        Output(f"{PREFIX}-balance", "className"),
+        Input(f"{PREFIX}-balance", "clickData"),
+        prevent_initial_call=True,
+    )
+
+
+def _figure(app: Dash, reads: Reads, name: str) -> None:
+    @app.callback(
+        Output(f"{PREFIX}-{name}", "figure"),
+        Input("scheme", "data"),
+        Input("study-live", "n_intervals"),
+        State("url", "pathname"),
+    )
+    def draw(scheme: str, _ticks: int, path: str) -> Any:
+        study = _study(reads, path)
+        if study is None:
+            return no_update
+        table = reads.study_table(study.job.id)
+        models = reads.models(sorted({row.student for row in table.rows}))
+        return transfer_charts.draw(name, table, models, {}, as_scheme(scheme))
+
+
+def _study(reads: Reads, path: str) -> Study | None:
+    params = match(PATH, path or "")
+    return None if params is None else reads.study(as_id(params["id"], "study"))
+
+
+def _status(study: Study) -> Any:
+    counts = {state.value: count for state, count in study.children.items()}
+    done = sum(counts.get(state.value, 0) for state in TERMINAL)
+    share = 100 * done / study.children_total if study.children_total else 0
+    rows: list[tuple[str, Any]] = [
+        ("State", cards.state_badge(study.job.state.value)),
+        ("Jobs", ", ".join(f"{count} {state}" for state, count in sorted(counts.items())) or "none"),
+        ("Asked for", f"{formats.moment(study.job.created_at)} UTC"),
+        ("Ran for", formats.ran_for(study.job.started_at, study.job.finished_at)),
+    ]
+    if study.job.message:
+        rows.append(("Message", study.job.message))
+    return cards.section(
+        "State",
+        dmc.Progress(value=share, mb="sm", **{"aria-label": "Progress"}),
+        dmc.Text(f"{done:,} of {study.children_total:,} jobs done ({share:.0f} %)", size="sm", mb="sm"),
+        cards.facts(rows),
+        right=dmc.Anchor("Its jobs", href="/jobs"),
+    )
+
+
+def _tables(reads: Reads, study: Study) -> Any:
+    table = reads.study_table(study.job.id)
+    if not table.rows:
+        return states.empty(
+            "No transfer of this study has finished yet",
+            "Tables and figures fill themselves while its jobs run.",
+        )
+    note = f"{len(table.rows)} transfers"
+    if table.n_failed or table.n_open:
+        note += f"; {table.n_failed} failed, {table.n_open} not done yet"
+    return [
+        cards.section(
+            "Methods",
+            transfer_charts.summary(table),
+            text=f"{note}. Success: Δ > 0. Controls are the same training without a teacher.",
+            right=cards.downloads(None, "study-summary", "the methods"),
+        ),
+        cards.section(
+            "Differences between methods",
+            transfer_charts.differences(table),
+            text="Paired: the same teachers, student and seed by both; 95 % by 10,000 bootstrap draws, seed 0.",
+            right=cards.downloads(None, "study-differences", "the differences"),
+        ),
+    ]
+
+
+def _listing(reads: Reads, study: Study) -> Any:
+    table = reads.study_table(study.job.id)
+    if not table.rows:
+        return None
+    right = cards.downloads(None, "study-transfers", "the transfers")
+    return cards.section("Transfers", transfer_charts.listing(table.rows), right=right)
+
+
+def _transfers_csv(reads: Reads, view: View) -> Iterator[dict[str, Any]]:
+    yield from transfer_charts.csv_rows(reads.study_table(as_id(view.params["id"], "study")).rows, {})
+
+
+def _methods_csv(reads: Reads, view: View) -> Iterator[dict[str, Any]]:
+    for one in reads.study_table(as_id(view.params["id"], "study")).methods:
+        yield one.model_dump()
+
+
+def _differences_csv(reads: Reads, view: View) -> Iterator[dict[str, Any]]:
+    for one in reads.study_table(as_id(view.params["id"], "study")).differences:
+        yield one.model_dump()
+
+
+TABLES = {
+    "study-summary": _methods_csv,
+    "study-differences": _differences_csv,
+    "study-transfers": _transfers_csv,
+    **{f"{PREFIX}-{name}": partial(_transfers_csv) for name in SHOWN},
+}

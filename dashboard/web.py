@@ -1,0 +1,111 @@
+"""What the dashboard serves besides pages: records as CSV, and assets that are compressed once and kept for good."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import re
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from dash import Dash
+from flask import Response, request
+
+from backend.domain.errors import BadInput, NotFound, StoreUnavailable, ZoograftError
+from dashboard.reads import Reads
+from dashboard.routing import find
+
+IMMUTABLE = "public, max-age=31536000, immutable"
+_FINGERPRINT = re.compile(r"\.v\d[\w-]*m\d+\.")
+_COMPRESSIBLE = ("javascript", "text/", "json", "svg")
+_SMALLEST = 1400
+_LINES = 500
+
+
+def install(app: Dash, reads: Reads) -> None:
+    """Add the CSV route and the treatment of assets to a dashboard's server."""
+    server = app.server
+    server.add_url_rule("/download/<name>.csv", "download", lambda name: _download(reads, name))
+    server.register_error_handler(ZoograftError, _refused)
+    packed: dict[str, bytes] = {}
+    lock = threading.Lock()
+
+    @server.after_request
+    def assets(response: Response) -> Response:
+        path = request.path
+        if not path.startswith(("/_dash-component-suites/", "/assets/")) or response.status_code != 200:
+            return response
+        lasting = bool(_FINGERPRINT.search(path)) or (path.startswith("/assets/") and "m" in request.args)
+        if lasting:
+            response.headers["Cache-Control"] = IMMUTABLE
+        kind = response.mimetype or ""
+        if "gzip" not in request.accept_encodings or not any(one in kind for one in _COMPRESSIBLE):
+            return response
+        key = f"{path}?{request.query_string.decode('latin-1')}"
+        with lock:
+            body = packed.get(key) if lasting else None
+        if body is None:
+            response.direct_passthrough = False
+            plain = response.get_data()
+            if len(plain) < _SMALLEST:
+                return response
+            body = gzip.compress(plain, 6)
+            if lasting:
+                with lock:
+                    packed[key] = body
+        response.direct_passthrough = False
+        response.set_data(body)
+        response.headers["Content-Encoding"] = "gzip"
+        response.headers.add("Vary", "Accept-Encoding")
+        return response
+
+
+def to_csv(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Lines of CSV in pieces; the first row's names are the head. No rows, no head: an empty text."""
+    sink = io.StringIO()
+    writer: csv.DictWriter[str] | None = None
+    for number, row in enumerate(rows, start=1):
+        if writer is None:
+            writer = csv.DictWriter(sink, fieldnames=list(row), lineterminator="\n")
+            writer.writeheader()
+        writer.writerow({name: _safe(value) for name, value in row.items()})
+        if number % _LINES == 0:
+            yield sink.getvalue()
+            sink.seek(0)
+            sink.truncate()
+    yield sink.getvalue()
+
+
+def _safe(value: Any) -> Any:
+    """A text that a spreadsheet would run as a formula is kept a text."""
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return f"'{value}"
+    return "" if value is None else value
+
+
+def _download(reads: Reads, name: str) -> Response:
+    """The records behind a figure or a grid, for the address in `path` and the rest of the query."""
+    query = request.query_string.decode("latin-1")
+    found = find(request.args.get("path", "/"), query)
+    if found is None or name not in found[0].TABLES:
+        raise NotFound("table", name, "the download buttons of the pages know which there are")
+    page, view = found
+    lines = to_csv(page.TABLES[name](reads, view))
+    first = next(lines)  # errors come before the first byte
+    headers = {"Content-Disposition": f'attachment; filename="zoograft-{name}.csv"', "Cache-Control": "no-store"}
+
+    def body() -> Iterator[str]:
+        yield first
+        yield from lines
+
+    return Response(body(), mimetype="text/csv", headers=headers)
+
+
+def _refused(error: Exception) -> tuple[str, int, dict[str, str]]:
+    if isinstance(error, NotFound):
+        status = 404
+    else:
+        status = 503 if isinstance(error, StoreUnavailable) else 400 if isinstance(error, BadInput) else 409
+    return str(error), status, {"Content-Type": "text/plain; charset=utf-8"}
