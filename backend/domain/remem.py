@@ -20,6 +20,7 @@ from backend.domain.records import Fraction, Name, Record, Seed, Text
 
 Metric = Literal["top1", "mean_per_class"]
 Setting = Literal["baseline", "sam", "reweight", "both"]
+Branch = Literal["mlp", "attention"]
 SETTINGS: tuple[Setting, ...] = ("baseline", "sam", "reweight", "both")
 
 TEACHER_LR_GRID = (0.005, 0.01, 0.05, 0.1, 0.5)
@@ -50,6 +51,7 @@ class TeacherTuning(Record):
     """How a pretrained teacher is fine-tuned: SGD, cosine with warm-up over `steps`, snapshots at `stop_points`.
 
     `rho` 0 is plain SGD, `mlp_weight` and `attention_weight` 1 the stock model; both at once is the baseline.
+    `pruned_blocks` leaves `pruned_branch` out of that many blocks from the top (Fig. 4).
     """
 
     tune: Literal["full", "lora", "adapters"] = "full"
@@ -58,6 +60,8 @@ class TeacherTuning(Record):
     adaptive: bool = False
     mlp_weight: BranchWeight = 1.0
     attention_weight: BranchWeight = 1.0
+    pruned_branch: Branch = "mlp"
+    pruned_blocks: int = Field(default=0, ge=0, le=10_000)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, le=10)
     batch_size: BatchSize = 512
@@ -219,7 +223,7 @@ class RememParams(Record):
         return self
 
 
-LISTED = ("lr", "rho", "mlp_weight", "attention_weight", "temperature", "kd_weight")
+LISTED = ("lr", "rho", "mlp_weight", "attention_weight", "pruned_blocks", "temperature", "kd_weight")
 DEFAULT_RHO = 0.05
 DEFAULT_MLP_WEIGHT = 0.8
 
@@ -256,7 +260,11 @@ def expand(given: dict[str, Any]) -> dict[str, Any]:
 
 def _grid(short: dict[str, Any]) -> list[dict[str, Any]]:
     """Every combination of the numbers that were listed with commas."""
-    listed = {name: _values(value, float) for name, value in short.items() if name in LISTED and isinstance(value, str)}
+    listed = {
+        name: _values(value, int if name == "pruned_blocks" else float)
+        for name, value in short.items()
+        if name in LISTED and isinstance(value, str)
+    }
     return [{**short, **dict(zip(listed, chosen, strict=True))} for chosen in itertools.product(*listed.values())]
 
 
@@ -422,16 +430,6 @@ class CriticalityResult(Record):
     blocks: tuple[BlockCriticality, ...]
 
 
-class PrunedPoint(Record):
-    """One depth of the pruning curve (Fig. 4): `dropped` branches removed from the top, then fine-tuned."""
-
-    branch: Literal["mlp", "attention"]
-    dropped: int = Field(ge=0)
-    test_error: Fraction
-    information: InformationResult | None = None
-    student_error: Fraction | None = None
-
-
 class StudentScore(Record):
     """One student: how it was distilled and how wrong it is on validation (and on test, once chosen)."""
 
@@ -498,6 +496,25 @@ class SettingRow(Record):
     gain: float | None = None
     gain_low: float | None = None
     gain_high: float | None = None
+    excess_nats: float | None = None
+
+
+class SweepRow(Record):
+    """Chosen students at one value of one thing that was varied: ρ (Fig. 3), α, pruned blocks (Fig. 4 and 6), …
+
+    As in a `SettingRow`: test, mean over seeds, 95 % intervals; the rest of the hyperparameters chosen on validation.
+    """
+
+    parameter: Literal["rho", "mlp_weight", "attention_weight", "pruned_blocks", "lr"]
+    value: float
+    branch: Branch | None = None
+    n_seeds: int = Field(ge=1)
+    student_accuracy: float | None
+    student_accuracy_low: float | None = None
+    student_accuracy_high: float | None = None
+    teacher_accuracy: float
+    teacher_accuracy_low: float | None = None
+    teacher_accuracy_high: float | None = None
     excess_nats: float | None = None
 
 

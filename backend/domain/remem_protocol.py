@@ -17,10 +17,12 @@ from backend.domain.errors import BadInput
 from backend.domain.pareto import pareto_front
 from backend.domain.remem import (
     SETTINGS,
+    Branch,
     Metric,
     PlanePoint,
     SettingRow,
     StudentDistillation,
+    SweepRow,
     TeacherSnapshot,
     TeacherTuning,
     TunedTeacher,
@@ -89,47 +91,70 @@ def best_teacher(teachers: Sequence[TunedTeacher]) -> int:
     return min(range(len(teachers)), key=lambda i: (teachers[i].choosing_error, i))
 
 
-def chosen_by_setting(teachers: Iterable[TunedTeacher]) -> dict[str, dict[int, TunedTeacher]]:
-    """Setting → seed → the tuning (over learning rates, radii, weights) whose student is best on validation."""
-    chosen: dict[str, dict[int, TunedTeacher]] = {}
+def setting_table(teachers: Iterable[TunedTeacher]) -> tuple[SettingRow, ...]:
+    """A row per setting present, in the paper's order; gains are paired with the baseline seed by seed. Whole models
+    only: pruned ones have their curve."""
+    whole = [one for one in teachers if one.tuning.pruned_blocks == 0]
+    chosen = {setting: _by_seed(one for one in whole if one.setting == setting) for setting in SETTINGS}
+    baseline = chosen["baseline"]
+    rows = []
+    for setting, seeds in chosen.items():
+        if seeds:
+            gain = _interval([_gain(one, baseline[seed]) for seed, one in seeds.items() if seed in baseline])
+            gains = {"gain": gain[0], "gain_low": gain[1], "gain_high": gain[2]}
+            rows.append(SettingRow.model_validate({"setting": setting, **_figures(seeds), **gains}))
+    return tuple(rows)
+
+
+def sweep_table(teachers: Iterable[TunedTeacher], parameter: str) -> tuple[SweepRow, ...]:
+    """A row for each value of one field of the tunings, ascending; at each value and seed validation chooses the rest.
+
+    Values of `pruned_blocks` are told apart by the branch that was left out; the unpruned model belongs to both curves.
+    """
+    teachers = list(teachers)
+    branches: Sequence[Branch | None] = [None]
+    if parameter == "pruned_blocks":
+        branches = sorted({one.tuning.pruned_branch for one in teachers if one.tuning.pruned_blocks})
+    rows = []
+    for branch in branches:
+        fitting = [one for one in teachers if branch is None or _on_curve(one.tuning, branch)]
+        for value in sorted({getattr(one.tuning, parameter) for one in fitting}):
+            seeds = _by_seed(one for one in fitting if getattr(one.tuning, parameter) == value)
+            row = {"parameter": parameter, "value": value, "branch": branch, **_figures(seeds)}
+            rows.append(SweepRow.model_validate(row))
+    return tuple(rows)
+
+
+def _on_curve(tuning: TeacherTuning, branch: Branch) -> bool:
+    return tuning.pruned_blocks == 0 or tuning.pruned_branch == branch
+
+
+def _by_seed(teachers: Iterable[TunedTeacher]) -> dict[int, TunedTeacher]:
+    """Seed → the tuning whose student is best on validation; the first of equals."""
+    seeds: dict[int, TunedTeacher] = {}
     for teacher in teachers:
-        seeds = chosen.setdefault(teacher.setting, {})
         held = seeds.get(teacher.tuning.seed)
         if held is None or teacher.choosing_error < held.choosing_error:
             seeds[teacher.tuning.seed] = teacher
-    return chosen
+    return seeds
 
 
-def setting_table(teachers: Iterable[TunedTeacher]) -> tuple[SettingRow, ...]:
-    """A row per setting present, in the paper's order; gains are paired with the baseline seed by seed."""
-    chosen = chosen_by_setting(teachers)
-    baseline = chosen.get("baseline", {})
-    rows = []
-    for setting in SETTINGS:
-        seeds = chosen.get(setting)
-        if not seeds:
-            continue
-        student = _interval([_student_accuracy(one) for one in seeds.values()])
-        teacher = mean_interval([_teacher_accuracy(one) for one in seeds.values()])
-        gain = _interval([_gain(one, baseline[seed]) for seed, one in seeds.items() if seed in baseline])
-        excess = [one.best_snapshot.information.excess_nats for one in seeds.values() if one.best_snapshot.information]
-        rows.append(
-            SettingRow(
-                setting=setting,
-                n_seeds=len(seeds),
-                student_accuracy=student[0],
-                student_accuracy_low=student[1],
-                student_accuracy_high=student[2],
-                teacher_accuracy=teacher[0],
-                teacher_accuracy_low=teacher[1],
-                teacher_accuracy_high=teacher[2],
-                gain=gain[0],
-                gain_low=gain[1],
-                gain_high=gain[2],
-                excess_nats=math.fsum(excess) / len(excess) if excess else None,
-            )
-        )
-    return tuple(rows)
+def _figures(seeds: dict[int, TunedTeacher]) -> dict[str, float | int | None]:
+    """What a row says of its students and teachers."""
+    student = _interval([_student_accuracy(one) for one in seeds.values()])
+    teacher = mean_interval([_teacher_accuracy(one) for one in seeds.values()])
+    measured = [one.best_snapshot.information for one in seeds.values()]
+    excess = [information.excess_nats for information in measured if information is not None]
+    return {
+        "n_seeds": len(seeds),
+        "student_accuracy": student[0],
+        "student_accuracy_low": student[1],
+        "student_accuracy_high": student[2],
+        "teacher_accuracy": teacher[0],
+        "teacher_accuracy_low": teacher[1],
+        "teacher_accuracy_high": teacher[2],
+        "excess_nats": math.fsum(excess) / len(excess) if excess else None,
+    }
 
 
 def information_plane(teachers: Iterable[TunedTeacher]) -> tuple[PlanePoint, ...]:

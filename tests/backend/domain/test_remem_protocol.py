@@ -19,6 +19,7 @@ from backend.domain.remem_protocol import (
     information_plane,
     mean_interval,
     setting_table,
+    sweep_table,
     tuned_teacher,
 )
 
@@ -130,6 +131,35 @@ def test_table_pairs_gains_by_seed():
     assert sam.excess_nats == pytest.approx(0.06)
     assert (both.n_seeds, both.gain_low) == (1, None)
     assert both.gain == pytest.approx(0.1)
+
+
+def test_sweeps():
+    teachers = [
+        teacher(0.30, 0.30, rho=0.5),
+        teacher(0.30, 0.32, rho=0.5, seed=1),
+        teacher(0.20, 0.20),
+        teacher(0.10, 0.50, lr=0.05),
+    ]
+    low, high = sweep_table(teachers, "rho")
+    assert (low.value, low.student_accuracy, low.n_seeds) == (0.0, 0.5, 1)
+    assert (high.value, high.n_seeds) == (0.5, 2)
+    assert high.student_accuracy == pytest.approx(0.69)
+
+
+def test_pruning_curves_begin_with_the_whole_model():
+    teachers = [
+        teacher(0.1, 0.1),
+        teacher(0.1, 0.2, pruned_blocks=1),
+        teacher(0.1, 0.3, pruned_blocks=2),
+        teacher(0.1, 0.6, pruned_blocks=1, pruned_branch="attention"),
+    ]
+    rows = sweep_table(teachers, "pruned_blocks")
+    assert [(row.branch, row.value) for row in rows] == [
+        ("attention", 0), ("attention", 1), ("mlp", 0), ("mlp", 1), ("mlp", 2)
+    ]  # fmt: skip
+    assert [row.student_accuracy for row in rows] == pytest.approx([0.9, 0.4, 0.9, 0.8, 0.7])
+    (row,) = setting_table(teachers)
+    assert row.student_accuracy == 0.9
 
 
 def test_no_baseline_no_gain():

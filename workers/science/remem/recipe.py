@@ -25,7 +25,7 @@ from workers.science.remem.adapters import add_adapters, has_adapters
 from workers.science.remem.blocks import architecture
 from workers.science.remem.folding import Folded, fold
 from workers.science.remem.lora import add_lora, merged_copy
-from workers.science.remem.reweighting import reweight
+from workers.science.remem.reweighting import prune, reweight
 from workers.science.remem.sam import sam_stepper
 from workers.science.training import Stepper
 
@@ -51,6 +51,8 @@ def prepare_teacher(model: nn.Module, tuning: TeacherTuning) -> nn.Module:
         add_adapters(inner, reduction=tuning.adapter_reduction, seed=tuning.seed)
     if (tuning.mlp_weight, tuning.attention_weight) != (1.0, 1.0):
         reweight(inner, mlp_weight=tuning.mlp_weight, attention_weight=tuning.attention_weight)
+    if tuning.pruned_blocks:
+        prune(inner, tuning.pruned_branch, tuning.pruned_blocks)
     if tuning.zero_init_head:
         zero_head(inner)
     for parameter in classifier_parameters(inner):

@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import MethodType
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
 from backend.domain.errors import BadInput
+from backend.domain.remem import Branch
 from workers.science.remem.blocks import attention_branch, local_half, mlp_branch, transformer_blocks
-
-Branch = Literal["mlp", "attention"]
 
 
 @dataclass(frozen=True)

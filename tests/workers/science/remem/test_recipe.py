@@ -15,6 +15,7 @@ from workers.science.remem.adapters import add_adapters
 from workers.science.remem.folding import fold
 from workers.science.remem.lora import SplitQkv, add_lora, has_lora, merge_lora, merged_copy
 from workers.science.remem.recipe import prepare_teacher, stock_checkpoint, teacher_grid, zero_head
+from workers.science.remem.reweighting import weights_of
 
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 5}
 FAMILIES = {
@@ -168,6 +169,15 @@ def test_the_default_tuning_without_zero_head_is_the_stock_model():
         prepare_teacher(model, TeacherTuning(zero_init_head=False))
         assert torch.equal(model(x), stock)
     assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_pruned_teacher_is_pruned_from_the_top():
+    model = prepare_teacher(build(), TeacherTuning(pruned_blocks=1, pruned_branch="attention", zero_init_head=False))
+    assert [weights_of(block).attention_pruned for block in model.blocks] == [False, True]
+    stock, x = build(), images()
+    stock.load_state_dict(stock_checkpoint(model).state)
+    with torch.no_grad():
+        assert torch.allclose(stock(x), model(x), atol=1e-5)
 
 
 def test_grid():
