@@ -27,7 +27,7 @@ CHUNK, SHARDS = 1024, 2
 
 
 def chunk_of(index: int, rows: int, width: int, spectrum: torch.Tensor) -> torch.Tensor:
-    """Seeded features whose channels are mixed by a rotation that costs nothing: neighbours are added and subtracted."""
+    """Seeded features, their channels mixed by a rotation that costs nothing: halves are added and subtracted."""
     noise = torch.randn(rows, width, generator=torch.Generator().manual_seed(index)) * spectrum
     half = width // 2
     low, high = noise[:, :half], noise[:, half:]

@@ -10,7 +10,7 @@ B images, D feature width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from backend.domain.errors import BadInput
+from workers.science.kdep.activation_calls import ActivationCalls
 
 # What may lie between the last activation and the pooled feature without changing which activation is the last one.
 _PASSED_THROUGH = frozenset({
@@ -28,8 +29,9 @@ _PASSED_THROUGH = frozenset({
     "SplitBackward", "SqueezeBackward", "StackBackward", "ToCopyBackward", "TransposeBackward", "UnsafeViewBackward",
     "UnsqueezeBackward", "ViewBackward",
 })  # fmt: skip
-# Activations that were called as a function, not as a module: there is nothing to replace, so such a model is refused.
-_FUNCTIONAL_ACTIVATIONS = frozenset({
+# Activations: where one is met that is neither a module's nor a known function's, such as a clamp, the model is
+# refused.
+_ACTIVATION_NODES = frozenset({
     "CeluBackward", "ClampBackward", "ClampMinBackward", "EluBackward", "GeluBackward", "HardsigmoidBackward",
     "HardswishBackward", "HardtanhBackward", "LeakyReluBackward", "MishBackward", "PreluKernelBackward",
     "ReluBackward", "SiluBackward", "SoftplusBackward", "ThresholdBackward",
@@ -51,14 +53,20 @@ class LastActivation:
 
 @dataclass(frozen=True)
 class FeaturePoint:
-    """Where a model's pre-activation feature is read; no activations: the model ends without one and passes through."""
+    """Where a model's pre-activation feature is read; without any activation the model's own feature passes through.
+
+    `functions` are numbers of activation functions' calls in a forward pass, out of `function_calls`, for a network
+    that calls its last activation as a function; then `activations` is empty.
+    """
 
     width: int
     activations: tuple[LastActivation, ...]
+    functions: tuple[int, ...] = ()
+    function_calls: int = 0
 
     @property
     def passes_through(self) -> bool:
-        return not self.activations
+        return not self.activations and not self.functions
 
 
 def architecture_of(model: nn.Module) -> str:
@@ -88,14 +96,13 @@ def pooled_features(model: nn.Module, x: Tensor) -> Tensor:
         x: [B, 3, H, W], normalised for this model.
         returns: [B, D].
 
+    Networks without timm's `forward_features` and `forward_head` give what enters the linear layer they end with.
+
     Raises:
-        BadInput: when the model has no timm `forward_features` / `forward_head(pre_logits=True)` with one vector a
-        sample.
+        BadInput: when there is no such vector, naming the architecture.
     """
     if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
-        raise BadInput(
-            "architecture", architecture_of(model), "expected a timm model with forward_features and forward_head"
-        )
+        return _classifier_input(model, x)
     try:
         feature = model.forward_head(model.forward_features(x), pre_logits=True)  # type: ignore[operator]
     except TypeError as error:
@@ -111,6 +118,26 @@ def pooled_features(model: nn.Module, x: Tensor) -> Tensor:
     return feature
 
 
+def _classifier_input(model: nn.Module, x: Tensor) -> Tensor:
+    """What enters the linear layer whose output is the model's."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        seen.append((output, args[0]))
+
+    handles = [module.register_forward_hook(hook) for module in model.modules() if isinstance(module, nn.Linear)]
+    try:
+        logits = model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for output, feature in reversed(seen):
+        if output is logits and feature.ndim == 2:
+            return feature
+    expected = "expected a timm model, or one that ends with a linear layer on one vector a sample"
+    raise BadInput("architecture", architecture_of(model), expected)
+
+
 def find_feature_point(model: nn.Module, input_size: tuple[int, int, int] | None = None) -> FeaturePoint:
     """Find the model's last activation(s) with one forward pass; weights, mode and hooks are as before afterwards.
 
@@ -118,8 +145,8 @@ def find_feature_point(model: nn.Module, input_size: tuple[int, int, int] | None
         input_size: [channels, height, width] of a probe; None: the size the model was built for.
 
     Raises:
-        BadInput: naming the architecture, when the last activation cannot be taken away: it is called as a function, or
-            something behind it (an affine, a sum) leaves a feature that is still nowhere negative.
+        BadInput: naming the architecture, when the last activation cannot be taken away: it is part of a norm layer or
+            of an unknown function, or something behind it (an affine, a sum) leaves a feature that is nowhere negative.
     """
     size = input_size or input_size_of(model)
     was_training = {name: module.training for name, module in model.named_modules()}
@@ -127,6 +154,7 @@ def find_feature_point(model: nn.Module, input_size: tuple[int, int, int] | None
     calls: dict[str, int] = {}
     owners: dict[object, tuple[str, int]] = {}  # the graph node of an activation's output → its module and which call
     fused: set[object] = set()
+    functions: dict[object, int] = {}  # the same for activation functions, those that modules call among them
     handles = []
 
     def watch(path: str) -> Callable[[nn.Module, object, Tensor], None]:
@@ -154,8 +182,9 @@ def find_feature_point(model: nn.Module, input_size: tuple[int, int, int] | None
         for module in was_inplace:  # in place on a view, the graph would hide whose output it is
             module.inplace = False  # type: ignore[assignment]
         with torch.inference_mode(False), torch.enable_grad():
-            feature = pooled_features(model, probe)
-            reached = _walk_back(feature, owners, fused, architecture_of(model))
+            with ActivationCalls(nodes=functions) as counter:
+                feature = pooled_features(model, probe)
+            reached = _walk_back(feature, owners, functions, fused, architecture_of(model))
             lowest = float(feature.detach().min())
     finally:
         for handle in handles:
@@ -170,8 +199,12 @@ def find_feature_point(model: nn.Module, input_size: tuple[int, int, int] | None
             architecture_of(model),
             "its pooled feature is rectified, but not by a last activation that can be taken away; use another model",
         )
-    found = tuple(LastActivation(path, call, calls[path]) for path, call in sorted(reached))
-    return FeaturePoint(int(feature.shape[1]), found)
+    width = int(feature.shape[1])
+    if any(node not in owners for node in reached):
+        numbers = tuple(sorted(functions[node] for node in reached if node in functions))
+        return FeaturePoint(width, (), numbers, counter.counted)
+    found = sorted(owners[node] for node in reached)
+    return FeaturePoint(width, tuple(LastActivation(path, call, calls[path]) for path, call in found))
 
 
 def is_activation(module: nn.Module) -> bool:
@@ -186,19 +219,24 @@ def is_activation(module: nn.Module) -> bool:
     values = torch.linspace(-3.0, 3.0, 16).reshape(1, 1, 4, 4)
     try:
         with torch.no_grad():
-            output, flipped, doubled = (module(v.clone()) for v in (values, values.flip(2, 3), 2 * values))
+            output, flipped = module(values.clone()), module(values.flip(2, 3))
     except Exception:  # it takes something else than one tensor
         return False
-    if not all(isinstance(o, Tensor) and o.shape == values.shape for o in (output, flipped, doubled)):
+    if not all(isinstance(one, Tensor) and one.shape == values.shape for one in (output, flipped)):
         return False
-    return torch.equal(output.flip(2, 3), flipped) and not torch.allclose(doubled, 2 * output)
+    bends = output.flatten().diff().diff().abs().max()
+    return torch.equal(output.flip(2, 3), flipped) and bool(bends > 1e-4)
 
 
 def _walk_back(
-    feature: Tensor, owners: dict[object, tuple[str, int]], fused: set[object], architecture: str
-) -> set[tuple[str, int]]:
-    """Activation calls reached from the feature through pooling and reshaping alone."""
-    reached: set[tuple[str, int]] = set()
+    feature: Tensor,
+    owners: Mapping[object, tuple[str, int]],
+    functions: Mapping[object, int],
+    fused: set[object],
+    architecture: str,
+) -> set[object]:
+    """Graph nodes of activations reached from the feature through pooling and reshaping alone."""
+    reached: set[object] = set()
     seen: set[object] = set()
     open_nodes: list[object] = [feature.grad_fn]
     while open_nodes:
@@ -207,10 +245,10 @@ def _walk_back(
             continue
         seen.add(node)
         kind = node.name().rstrip("0123456789")  # type: ignore[attr-defined]
-        if node in owners:
-            reached.add(owners[node])
-        elif kind in _FUNCTIONAL_ACTIVATIONS or node in fused:
-            name = "part of its norm layer" if node in fused else f"a function call ({kind.removesuffix('Backward')})"
+        if node in owners or node in functions:
+            reached.add(node)
+        elif kind in _ACTIVATION_NODES or node in fused:
+            name = "part of its norm layer" if node in fused else f"a {kind.removesuffix('Backward')} of unknown origin"
             raise BadInput("architecture", architecture, f"its last activation is {name} and cannot be taken away")
         elif kind in _PASSED_THROUGH:
             open_nodes.extend(parent for parent, _ in node.next_functions)  # type: ignore[attr-defined]
@@ -240,6 +278,10 @@ def without_last_activation(model: nn.Module, point: FeaturePoint) -> Iterator[n
     Parameters, buffers and the keys of `state_dict` of everything else stay as they are, so an optimizer built before
     goes on.
     """
+    if point.functions:
+        with ActivationCalls(point.functions, point.function_calls):
+            yield model
+        return
     replaced: list[tuple[nn.Module, str, nn.Module]] = []
     by_path: dict[str, set[int]] = {}
     calls: dict[str, int] = {}

@@ -18,7 +18,7 @@ from backend.domain.errors import BadInput
 from backend.domain.kdep import KdepParams
 from workers.science.batch import Batch
 from workers.science.kdep.align import LinearConnector, OverhaulConnector, margin_relu, partial_l2
-from workers.science.kdep.features import FeaturePoint, pre_activation_features
+from workers.science.kdep.features import FeaturePoint, pooled_features, pre_activation_features
 from workers.science.kdep.targets import TARGET
 from workers.science.preprocessed import Preprocessed
 from workers.science.training import Objective, Terms
@@ -115,7 +115,7 @@ class ConnectorObjective(_Distilled):
         model = _preprocessed(student)
         x = model.prepare(batch.view)
         if self.align == "conv_after_relu":
-            feature = model.features(batch.view)
+            feature = pooled_features(model.model, x)
         else:
             feature = pre_activation_features(model.model, x, self.point)
         connected, target = self.connector(feature), self.target(batch)

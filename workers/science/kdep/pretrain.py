@@ -26,7 +26,7 @@ from backend.domain.progress import Progress
 from workers.science.batch import Batch
 from workers.science.cached_outputs import CachedOutputs
 from workers.science.kdep.align import NegativeMeans
-from workers.science.kdep.features import FeaturePoint, pre_activation_features
+from workers.science.kdep.features import FeaturePoint, pooled_features, pre_activation_features
 from workers.science.kdep.layers import LayerPoints, LayersObjective, find_layer_points, layer_features, layer_weights
 from workers.science.kdep.objective import TargetOf, build_objective
 from workers.science.kdep.svd import FeatureMoments, content_key
@@ -186,7 +186,7 @@ def _prepare_connector(
     def target_of(view: Tensor) -> Tensor:
         teacher.eval()
         if params.align == "conv_after_relu":
-            return teacher.features(view)
+            return pooled_features(teacher.model, teacher.prepare(view))
         return pre_activation_features(teacher.model, teacher.prepare(view), teacher_point)
 
     reading = "features" if params.align == "conv_after_relu" else "pre-activation features"

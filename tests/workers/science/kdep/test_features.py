@@ -1,10 +1,12 @@
 """Pre-activation features, family by family: negative where they must be, and the stock feature behind the activation."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from backend.domain.errors import BadInput
@@ -178,8 +180,65 @@ def test_a_student_trained_through_it_is_a_stock_checkpoint() -> None:
     stock.load_state_dict(model.state_dict(), strict=True)
 
 
-class _FunctionalReLU(nn.Module):
-    """A network like many hand-written ones: its last activation is a call, not a module."""
+class _CifarBlock(nn.Module):
+    """As in many hand-written networks, activations are calls, not modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(x + self.conv2(F.relu(self.conv1(x))))
+
+
+class _CifarNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.blocks = nn.Conv2d(3, 8, 3), nn.Sequential(_CifarBlock(), _CifarBlock())
+        self.linear = nn.Linear(8, 5)
+
+    def map(self, x: torch.Tensor) -> torch.Tensor:
+        return self.blocks(torch.relu(self.stem(x)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(F.avg_pool2d(self.map(x), 30).flatten(1))
+
+
+@torch.no_grad()
+def test_a_network_outside_timm_with_functional_activations_is_read_too() -> None:
+    torch.manual_seed(0)
+    model, x = _CifarNet(), torch.randn(3, 3, 32, 32)
+    point = find_feature_point(model, (3, 32, 32))
+    assert (point.width, point.functions, point.function_calls, point.passes_through) == (8, (4,), 5, False)
+    pre = pre_activation_features(model, x, point)
+    torch.testing.assert_close(pooled_features(model, x), model.map(x).mean(dim=(2, 3)))
+    assert pre.min() < 0
+    first = model.blocks[0](torch.relu(model.stem(x)))
+    block = model.blocks[1]
+    torch.testing.assert_close(pre, (first + block.conv2(block.conv1(first).relu())).mean(dim=(2, 3)))
+    with without_last_activation(model, point):
+        assert torch.equal(pooled_features(model, x), pre)
+        assert torch.equal(pooled_features(model, x), pre), "the count starts again with every pass"
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_the_shared_cifar_resnet_is_a_teacher(shared_data: Path) -> None:
+    from examples.cifar_resnet import resnet20
+
+    model = resnet20()
+    state = torch.load(shared_data / "cifar10-weights" / "resnet20-12fca82f.th", weights_only=True, map_location="cpu")
+    model.load_state_dict({key.removeprefix("module."): value for key, value in state["state_dict"].items()})
+    model.eval()
+    x = torch.randn(2, 3, 32, 32)
+    point = find_feature_point(model, (3, 32, 32))
+    assert (point.width, len(point.functions), point.function_calls) == (64, 1, 19)
+    with torch.no_grad():
+        assert torch.equal(model.linear(pooled_features(model, x)), model(x))
+        assert pre_activation_features(model, x, point).min() < 0 <= pooled_features(model, x).min()
+
+
+class _Shifted(nn.Module):
+    """A last activation that is a clamp, or one with an affine behind it."""
 
     def __init__(self, shift: float | None = None) -> None:
         super().__init__()
@@ -187,31 +246,31 @@ class _FunctionalReLU(nn.Module):
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         if self.shift is None:
-            return torch.relu(self.conv(x))
+            return self.conv(x).clamp(min=0)
         return self.act(self.conv(x)) * 2 + self.shift
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         return x.mean(dim=(2, 3))
 
 
-class _Square(nn.Module):
+class _HalfReLU(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * x.abs()
+        return torch.where(x > 0, x, 0.5 * x)
 
 
 def test_a_custom_activation_module_is_recognised() -> None:
-    model = _FunctionalReLU(0.0)
+    model = _Shifted(0.0)
     model.forward_features = lambda x: model.custom(model.conv(x))
-    model.custom = _Square()
+    model.custom = _HalfReLU()
     assert [last.path for last in find_feature_point(model, SIZE).activations] == ["custom"]
 
 
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (_FunctionalReLU(), "_FunctionalReLU.*last activation.*function call"),
-        (_FunctionalReLU(0.5), "_FunctionalReLU.*rectified"),
-        (nn.Sequential(nn.Conv2d(3, 4, 1)), "Sequential.*timm model"),
+        (_Shifted(), "_Shifted.*last activation.*Clamp"),
+        (_Shifted(0.5), "_Shifted.*rectified"),
+        (nn.Sequential(nn.Conv2d(3, 4, 1)), "Sequential.*linear layer"),
     ],
 )
 def test_an_unsupported_architecture_is_named(model: nn.Module, message: str) -> None:
