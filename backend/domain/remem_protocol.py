@@ -15,16 +15,12 @@ from scipy.special import stdtrit
 from backend.domain.datasets import Subset
 from backend.domain.errors import BadInput
 from backend.domain.pareto import pareto_front
-from backend.domain.remem import (
-    SETTINGS,
-    Branch,
-    Metric,
+from backend.domain.remem import SETTINGS, Branch, Metric, StudentDistillation, TeacherTuning
+from backend.domain.remem_results import (
     PlanePoint,
     SettingRow,
-    StudentDistillation,
     SweepRow,
     TeacherSnapshot,
-    TeacherTuning,
     TunedTeacher,
     require_comparable,
 )

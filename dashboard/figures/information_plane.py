@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from backend.domain.remem import SETTINGS, PlanePoint
+from backend.domain.remem import SETTINGS
+from backend.domain.remem_results import PlanePoint
 from dashboard.figures.frame import figure, nothing
 from dashboard.theme import Scheme, series
 

@@ -15,13 +15,8 @@ from torch import Tensor, nn
 
 from backend.domain.errors import BadInput
 from backend.domain.progress import Progress
-from backend.domain.remem import (
-    BlockCriticality,
-    CriticalityParams,
-    CriticalityResult,
-    CriticalNeuron,
-    InfluencedImage,
-)
+from backend.domain.remem import CriticalityParams
+from backend.domain.remem_results import BlockCriticality, CriticalityResult, CriticalNeuron, InfluencedImage
 from workers.science.information.features import Views
 from workers.science.preprocessed import Preprocessed
 from workers.science.remem.blocks import architecture, scaled, transformer_blocks

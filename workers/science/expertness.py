@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from backend.domain.errors import BadInput
 from backend.domain.progress import Progress
-from backend.domain.remem import BlockExpertness, CoCluster, ExpertnessResult
+from backend.domain.remem_results import BlockExpertness, CoCluster, ExpertnessResult
 from workers.science.information.features import Views
 
 _OVERSAMPLES = 20

@@ -22,7 +22,8 @@ from backend.domain.errors import BadInput
 from backend.domain.kdep import CompactnessResult, LogmeResult
 from backend.domain.progress import Progress
 from backend.domain.records import Record
-from backend.domain.remem import CriticalityParams, CriticalityResult, ExpertnessParams, InformationParams
+from backend.domain.remem import CriticalityParams, ExpertnessParams, InformationParams
+from backend.domain.remem_results import CriticalityResult
 from backend.store import catalog
 from workers.inputs.canvas import Canvas
 from workers.inputs.datasets import open_split

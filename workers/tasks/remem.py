@@ -15,8 +15,9 @@ from backend.domain.catalog import Lineage, Model, Preprocessing
 from backend.domain.datasets import Dataset, Subset
 from backend.domain.errors import BadInput
 from backend.domain.paper_datasets import paper_metric
-from backend.domain.remem import RememResult, RememSpec
+from backend.domain.remem import RememSpec
 from backend.domain.remem_protocol import best_teacher, carve_validation, information_plane, setting_table
+from backend.domain.remem_results import RememResult
 from backend.store import catalog
 from workers.inputs.canvas import Canvas, common_view
 from workers.inputs.datasets import open_split

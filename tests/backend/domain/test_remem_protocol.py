@@ -4,14 +4,7 @@ import numpy as np
 import pytest
 
 from backend.domain.errors import BadInput
-from backend.domain.remem import (
-    InformationResult,
-    StudentDistillation,
-    StudentScore,
-    TeacherSnapshot,
-    TeacherTuning,
-    comparable,
-)
+from backend.domain.remem import StudentDistillation, TeacherTuning
 from backend.domain.remem_protocol import (
     best_teacher,
     carve_validation,
@@ -22,6 +15,7 @@ from backend.domain.remem_protocol import (
     sweep_table,
     tuned_teacher,
 )
+from backend.domain.remem_results import InformationResult, StudentScore, TeacherSnapshot, comparable
 
 
 def information(excess, model="vit", **changes):

@@ -1,6 +1,6 @@
 """The information plane: a trace and a dashed front per setting, percent on the axis, size by student error."""
 
-from backend.domain.remem import PlanePoint
+from backend.domain.remem_results import PlanePoint
 from dashboard.figures.information_plane import LARGEST, SMALLEST, information_plane, marker_size
 
 

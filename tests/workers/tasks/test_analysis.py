@@ -8,7 +8,7 @@ import pytest
 from backend.domain.analyses import PARAMS, AnalysisName, AnalysisSpec
 from backend.domain.errors import BadInput
 from backend.domain.kdep import CompactnessResult, LogmeResult
-from backend.domain.remem import CriticalityResult, ExpertnessResult, InformationResult
+from backend.domain.remem_results import CriticalityResult, ExpertnessResult, InformationResult
 from backend.store.job_reads import checkpoints_of
 from backend.store.session import Store
 from workers.lifecycle import Cancelled

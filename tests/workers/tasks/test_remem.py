@@ -8,7 +8,7 @@ import timm
 import torch
 
 from backend.domain.errors import BadInput
-from backend.domain.remem import RememResult
+from backend.domain.remem_results import RememResult
 from backend.store import artifacts, catalog
 from backend.store.job_reads import checkpoints_of
 from backend.store.session import Store

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from backend.domain.errors import BadInput, NonFiniteLoss
 from backend.domain.progress import Progress
-from backend.domain.remem import InformationParams, InformationResult
+from backend.domain.remem import InformationParams
+from backend.domain.remem_results import InformationResult
 from workers.science.information.decoder import Decoder
 from workers.science.information.features import CachedFeatures, Features, ModelFeatures, cache_bytes, cached
 from workers.science.order import batch_bounds, epoch_order

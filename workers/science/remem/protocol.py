@@ -16,18 +16,15 @@ from torch import Tensor, nn
 
 from backend.domain.errors import NonFiniteLoss
 from backend.domain.progress import Progress
-from backend.domain.remem import (
+from backend.domain.remem import Metric, RememParams, StudentDistillation, TeacherTuning
+from backend.domain.remem_protocol import error_rate, tuned_teacher
+from backend.domain.remem_results import (
     ExpertnessResult,
     InformationResult,
-    Metric,
-    RememParams,
-    StudentDistillation,
     StudentScore,
     TeacherSnapshot,
-    TeacherTuning,
     TunedTeacher,
 )
-from backend.domain.remem_protocol import error_rate, tuned_teacher
 from workers.science.augment import as_images
 from workers.science.expertness import measure_expertness
 from workers.science.information.features import ModelFeatures

@@ -12,14 +12,7 @@ import torch
 from torch import nn
 
 from backend.domain.errors import BadInput
-from backend.domain.remem import (
-    MLP_WEIGHT_GRID,
-    RHO_GRID,
-    SETTINGS,
-    TEACHER_LR_GRID,
-    Setting,
-    TeacherTuning,
-)
+from backend.domain.remem import MLP_WEIGHT_GRID, RHO_GRID, SETTINGS, TEACHER_LR_GRID, Setting, TeacherTuning
 from workers.science.preprocessed import Preprocessed, classifier_parameters
 from workers.science.remem.adapters import add_adapters, has_adapters
 from workers.science.remem.blocks import architecture

@@ -8,13 +8,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from backend.domain.errors import NonFiniteLoss
-from backend.domain.remem import (
-    ExpertnessParams,
-    InformationParams,
-    RememParams,
-    StudentDistillation,
-    TeacherTuning,
-)
+from backend.domain.remem import ExpertnessParams, InformationParams, RememParams, StudentDistillation, TeacherTuning
 from backend.domain.remem_protocol import best_teacher, information_plane, setting_table
 from workers.science.preprocessed import Preprocessed
 from workers.science.remem.protocol import Bench, RememRun
