@@ -48,11 +48,11 @@ TITLES = {
     403: "Not allowed",
     404: "Not found",
     405: "Method not allowed",
-    406: "Not acceptable",
+    409: "Conflict",
     413: "Body too large",
-    415: "Unsupported media type",
     422: "Bad input",
     500: "Failed",
+    501: "Not installed",
     503: "Store unavailable",
 }
 
@@ -195,6 +195,5 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
     for status, title in TITLES.items()
-    if status not in (406, 415)
 }
 """What every route may answer besides its own, for OpenAPI."""
