@@ -41,7 +41,8 @@ def full(seed: int) -> list[Run]:
     s = ("--seed", str(seed))
     stores = ("sqlite", "postgres", "postgres+redis")
     return [
-        *(Run("chaos_kill", ("--db", db, "--count", "20", *s)) for db in stores),
+        *(Run("chaos_kill", ("--db", db, "--count", "20", "--work", "transfer", *s), limit_s=400) for db in stores[::2]),
+        Run("chaos_kill", ("--db", "postgres", "--count", "20", *s)),
         *(Run("chaos_zombie", ("--db", db, "--count", "8", *s)) for db in stores[:2]),
         Run("chaos_pg", ("--db", "postgres", "--count", "5", "--outage-s", "60", *s)),
         Run("chaos_redis", ("--count", "5", *s)),

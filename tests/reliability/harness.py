@@ -187,6 +187,34 @@ class Lab:
             self.dispatcher.wake()
         return ids
 
+    def catalog_zoo(self) -> None:
+        """Two tiny timm models and digits, catalogued by jobs as a user's would be. Needs a worker."""
+        made = [
+            self.submit({"dataset": {"name": "digits", "source": "digits"}}, kind="register"),
+            *(
+                self.submit({"model": _tiny_model(name)}, kind="register")
+                for name in ("test_resnet", "test_efficientnet")
+            ),
+        ]
+        ids = [one for ids in made for one in ids]
+        if not self.wait(ids, 120):
+            raise RuntimeError("the catalog was not made")
+        wrong = [str(self.job(one).message) for one in ids if self.job(one).state != "succeeded"]
+        if wrong:
+            raise RuntimeError(f"the catalog was not made: {wrong}")
+
+    def submit_transfers(self, count: int, epochs: int = 2) -> list[UUID]:
+        """Real transfers (KL+DP) between the two, alike but for the name of the student they save."""
+        method = {"method": "kl_dp", "epochs": epochs, "batch_size": 32, "lr": 0.01, "seed": 3}
+        shared = {"teachers": ["test_resnet"], "student": "test_efficientnet", "dataset": "digits", "method": method}
+        subset = {"limit": 320, "seed": 1}
+        return [
+            self.submit(
+                {**shared, "subset": subset, "control": False, "save_as": f"student-{new_id()}"}, kind="transfer"
+            )[0]
+            for _ in range(count)
+        ]
+
     def job(self, job_id: UUID) -> Job:
         with self.store.read() as connection:
             return jobs.get(connection, job_id)
@@ -272,6 +300,16 @@ class Lab:
             if server:
                 server.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _tiny_model(name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "architecture": name,
+        "kwargs": {"num_classes": 10},
+        "input_size": [3, 32, 32],
+        "init_seed": 1,
+    }
 
 
 def _is_server(alive: dict[int, tuple[int, str]], parent: int) -> bool:
