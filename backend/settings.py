@@ -53,6 +53,8 @@ class Settings(BaseSettings):
     min_free_bytes: int = Field(default=1_000_000_000, ge=0)
 
     threads: int | None = Field(default=None, ge=1, le=1024)
+    # Jobs at a time on the CPU; foreground commands and `zoograft up` use the machine's cores, four jobs at most.
+    cpu_slots: int = Field(default=1, ge=1, le=256)
     # Whether an idle supervisor imports torch ahead of the next job.
     warm: bool = True
     max_image_pixels: int = Field(default=50_000_000, ge=1)
@@ -76,6 +78,14 @@ class Settings(BaseSettings):
     def guard(self, name: str) -> bool:
         """Whether a guard is on; always, except in the tests that take it away."""
         return name not in {part.strip() for part in self.disabled_guards.split(",")}
+
+
+def cores_in_slots(settings: Settings) -> int:
+    """How many CPU jobs fill this machine: one per core or per `threads` cores, four at most; or what was set."""
+    if "cpu_slots" in settings.model_fields_set:
+        return settings.cpu_slots
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(4, cores // (settings.threads or 1)))
 
 
 def environment(**changes: str | None) -> dict[str, str]:

@@ -62,12 +62,12 @@ class Slot:
             fcntl.flock(self.lock, fcntl.LOCK_UN)
 
 
-def make_slots(queues: Sequence[str], gpus: Sequence[GPU]) -> list[Slot]:
-    """One slot per GPU for the gpu queue and one for the cpu queue; without a GPU, one slot for all of `queues`."""
+def make_slots(queues: Sequence[str], gpus: Sequence[GPU], cpu_slots: int = 1) -> list[Slot]:
+    """One slot per GPU for the gpu queue and `cpu_slots` for the cpu queue; without a GPU these work all `queues`."""
     if not gpus or "gpu" not in queues:
-        return [Slot(tuple(queues))]
+        return [Slot(tuple(queues)) for _ in range(cpu_slots)]
     slots = [Slot(("gpu",), gpu) for gpu in gpus]
-    return slots + ([Slot(("cpu",))] if "cpu" in queues else [])
+    return slots + ([Slot(("cpu",)) for _ in range(cpu_slots)] if "cpu" in queues else [])
 
 
 class Nursery:

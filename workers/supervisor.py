@@ -66,7 +66,7 @@ class Supervisor:
         self.store = Store.open(settings.database, settings=settings)
         self.doorbell = Doorbell(self.store)
         self.nursery = Nursery(settings)
-        self.slots = make_slots(queues, gpus)
+        self.slots = make_slots(queues, gpus, settings.cpu_slots)
         announcement = {
             "name": self.name,
             "host": self.host,

@@ -21,7 +21,7 @@ import typer
 from backend.cli.output import note, print_fields, print_json
 from backend.domain.errors import MissingExtra, StoreUnavailable, ZoograftError
 from backend.domain.jobs import TERMINAL, Job, JobEvent, JobState
-from backend.settings import Settings
+from backend.settings import Settings, cores_in_slots, environment
 
 if TYPE_CHECKING:
     from backend.store.session import Store
@@ -183,6 +183,7 @@ class _Supervisor:
         folder = settings.data_dir / "logs"
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / f"supervisor-{id}.log"
+        self.environment = environment(ZOOGRAFT_CPU_SLOTS=str(cores_in_slots(settings)))
         self.starts = 0
         self.start()
 
@@ -190,7 +191,12 @@ class _Supervisor:
         self.starts += 1
         with self.log.open("ab") as file:
             self.process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+                env=self.environment,
             )
 
     def check(self) -> None:

@@ -19,7 +19,7 @@ import typer
 from backend.cli.opening import migrate_embedded, open_store, read_settings
 from backend.cli.output import Json, note, print_json, print_table
 from backend.domain.errors import BadInput, ZoograftError
-from backend.settings import Settings, environment
+from backend.settings import Settings, cores_in_slots, environment
 
 if TYPE_CHECKING:
     from backend.store.session import Store
@@ -234,8 +234,9 @@ def _ended_by_signals() -> Iterator[None]:
 def _supervised(settings: Settings) -> Iterator[None]:
     """A supervisor beside us for as long as the block lasts, started again where it dies, drained at the end."""
     command = [sys.executable, *worker_command(settings.model_copy(update={"broker_url": None}))]
+    slots = environment(ZOOGRAFT_CPU_SLOTS=str(cores_in_slots(settings)))
     ending = threading.Event()
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, env=slots)
     running = [child]
 
     def watch() -> None:
@@ -246,7 +247,7 @@ def _supervised(settings: Settings) -> Iterator[None]:
                 pause = 1.0
             elif not ending.is_set():
                 note(f"the supervisor ended (exit {code}); starting another")
-                running[0] = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+                running[0] = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, env=slots)
                 pause = min(60.0, pause * 2)
 
     watcher = threading.Thread(target=watch, name="watch-supervisor", daemon=True)

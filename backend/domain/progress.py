@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 class Progress(BaseModel):
     """A finished step.
 
-    `step` counts from 1 to `total` (optimizer steps, images or blocks; `unit` says which). `metrics` are scalars to plot
-    against the step, finite or left out. `message` is one line for people.
+    `step` counts from 1 to `total` (optimizer steps, images or blocks; `unit` says which). `metrics` are scalars to
+    plot against the step, finite or left out. `message` is one line for people.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
