@@ -11,9 +11,12 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "MPO", "AVIF")
+Image.init()  # loads Pillow's plugins, once and not in a thread
+FORMATS = tuple(
+    name for name in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF") if name in Image.OPEN
+)
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
 _ORIENTATION = 0x0112
 _RANGE_16_BIT = 65_535
@@ -49,7 +52,7 @@ def decode(content: bytes, max_pixels: int) -> Image.Image:
         raise
     # The rim of a decoder: broken files make Pillow raise nearly anything (SyntaxError, struct.error, KeyError, ...).
     except Exception as error:
-        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else f"{error}"
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise BadImage(reason or type(error).__name__) from None
 
 
