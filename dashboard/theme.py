@@ -18,7 +18,7 @@ FAMILY_LABELS = {
     "transformer": "transformer",
     "mlp": "MLP",
     "hybrid": "hybrid",
-    "unknown": "other or unknown",
+    "unknown": "unknown",
 }
 FAMILY_SYMBOLS = {"cnn": "circle", "transformer": "diamond", "mlp": "square", "hybrid": "triangle-up", "unknown": "x"}
 _FAMILY_COLOURS: dict[Scheme, dict[str, str]] = {
@@ -64,15 +64,6 @@ SURFACES: dict[Scheme, dict[str, str]] = {
 _DENSITY: dict[Scheme, list[list[Any]]] = {
     "light": [[0.0, "#E6F0F7"], [0.25, "#9CCBE4"], [0.5, "#4A9CCB"], [0.75, "#14619C"], [1.0, "#08304F"]],
     "dark": [[0.0, "#16303F"], [0.25, "#1F5A7C"], [0.5, "#3E93BE"], [0.75, "#8CCBE8"], [1.0, "#EAF6FC"]],
-}
-
-STATE_COLOURS = {
-    "queued": "gray",
-    "running": "blue",
-    "cancelling": "orange",
-    "succeeded": "teal",
-    "failed": "red",
-    "cancelled": "gray",
 }
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"

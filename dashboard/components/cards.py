@@ -54,11 +54,11 @@ def number_row(cards: Sequence[dmc.Paper]) -> html.Div:
 def section(title: str, *children: Any, text: str = "", right: Any = None) -> dmc.Paper:
     """A titled part of a page."""
     head = dmc.Group([dmc.Title(title, order=2, size="h4"), right], justify="space-between", mb="xs")
+    parts = [html.Div(one) if isinstance(one, list) else one for one in children]
     return dmc.Paper(
-        [head, dmc.Text(text, size="sm", c="dimmed", mb="sm") if text else None, *children],
+        [head, dmc.Text(text, size="sm", c="dimmed", mb="sm") if text else None, *parts],
         withBorder=True,
         p="md",
-        component="section",
     )
 
 
@@ -106,7 +106,6 @@ def figure_card(
         ],
         withBorder=True,
         p="md",
-        component="section",
     )
 
 
@@ -165,7 +164,5 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]], *, label: str, num
     )
 
 
-def state_badge(state: str) -> dmc.Badge:
-    from dashboard.theme import STATE_COLOURS
-
-    return dmc.Badge(state, color=STATE_COLOURS.get(state, "gray"), variant="light", className=f"state-{state}")
+def state_badge(state: str) -> html.Span:
+    return html.Span(state, className=f"state state-{state}")

@@ -41,7 +41,7 @@ def gallery(
 def _sample(sample: FlippedSample, names: Sequence[str]) -> html.Article:
     label = _name(sample.label, names)
     picture = (
-        html.Img(src=sample.thumbnail, alt=f"{label}, sample {sample.sample_id}", loading="lazy", className="tiny")
+        html.Img(src=sample.thumbnail, alt=f"{label}, sample {sample.sample_id}", className="tiny")
         if sample.thumbnail
         else html.Div("no picture", className="no-picture")
     )

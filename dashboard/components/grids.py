@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import dash_ag_grid as dag
-from dash import Dash, Input, State
+from dash import Dash, Input, State, html
 
 PERCENT = {"function": "zgPercent(params.value)"}
 POINTS = {"function": "zgPoints(params.value)"}
@@ -41,7 +41,7 @@ def numeric(field: str, title: str, formatter: dict[str, str], **more: Any) -> d
 
 def grid(
     id: str, columns: Sequence[dict[str, Any]], *, label: str, height: int = 480, filters: bool = True, **options: Any
-) -> dag.AgGrid:
+) -> html.Div:
     """A grid whose rows a callback on `getRowsRequest` delivers."""
     default = {
         "sortable": True,
@@ -49,11 +49,13 @@ def grid(
         "filter": "agTextColumnFilter" if filters else False,
         "floatingFilter": filters,
         "suppressHeaderMenuButton": True,
-        "minWidth": 90,
+        "suppressFloatingFilterButton": True,
+        "suppressHeaderFilterButton": True,
+        "minWidth": 70,
     }
-    return dag.AgGrid(
+    made = dag.AgGrid(
         id=id,
-        columnDefs=list(columns),
+        columnDefs=[one if filters else {**one, "filter": False} for one in columns],
         defaultColDef=default,
         rowModelType="infinite",
         dangerously_allow_code=False,
@@ -65,12 +67,12 @@ def grid(
             "infiniteInitialRowCount": 1,
             "tooltipShowDelay": 400,
             "enableCellTextSelection": True,
-            "ariaLabel": label,
             "suppressDragLeaveHidesColumns": True,
             **options,
         },
         style={"height": f"{height}px"},
     )
+    return html.Div(made, role="region", className="grid", **{"aria-label": label})
 
 
 def reload_with_address(app: Dash, id: str, path: str) -> None:

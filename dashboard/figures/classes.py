@@ -1,4 +1,4 @@
-"""One pair, class by class: Roth et al., arXiv:2310.17653, Fig. 2a (sorted histogram) and 2b (similarity of the top)."""
+"""One pair, class by class: Roth et al., arXiv:2310.17653, Fig. 2a (sorted) and 2b (similarity of the top)."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def histogram(
     made.update_yaxes(title_text="Share of the class's samples (%)")
     if few:
         made.update_xaxes(
-            tickvals=ranks, ticktext=[_cut(name) for name in names], tickangle=-45 if len(names) > 6 else 0
+            tickvals=ranks, ticktext=[_cut(name) for name in names], tickangle=-45 if sum(map(len, names)) > 90 else 0
         )
     made.update_xaxes(title_text="Classes, most positive flips first", range=[0.4, len(ordered) + 0.6])
     return made

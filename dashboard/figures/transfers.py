@@ -5,6 +5,7 @@ Rows are finished transfers; success is Δ > 0, and Δ = 0 is failure. A label i
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -78,11 +79,11 @@ def bins(rows: Sequence[StudyRow], count: int = 7) -> list[tuple[float, float]]:
     if low == high:
         return [(low - 0.005, high + 0.005)]
     edges = np.linspace(low, high, count + 1).tolist()
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(itertools.pairwise(edges))
 
 
 def binned_deltas(rows: Sequence[StudyRow], scheme: Scheme) -> go.Figure:
-    """4b: Δ against the accuracy difference, in bins: the mean of all (line) beside the mean of the best quarter (dots)."""
+    """4b: Δ against the accuracy difference, in bins: the mean of all (line), the mean of the best quarter (dots)."""
     taught = [row for row in rows if row.accuracy_difference is not None]
     edges = bins(taught)
     if not edges:
@@ -139,7 +140,7 @@ def binned_deltas(rows: Sequence[StudyRow], scheme: Scheme) -> go.Figure:
 
 
 def rates_by_top(rows: Sequence[StudyRow], scheme: Scheme) -> go.Figure:
-    """5a: transfer rate on the classes that hold p % of the positive flips; mean over transfers, bars one standard error."""
+    """5a: transfer rate on the classes that hold p % of the positive flips; means, bars one standard error."""
     made = figure(scheme)
     for label, tone in tones(rows, scheme).items():
         xs, means, errors, counts = [], [], [], []

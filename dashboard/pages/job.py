@@ -225,8 +225,8 @@ def _status(reads: Reads, job: Job) -> Any:
         rows.append(("Study", dmc.Anchor(str(job.parent), href=link("studies", str(job.parent)))))
     if job.retry_of:
         rows.append(("Tries again", dmc.Anchor(str(job.retry_of), href=link("jobs", str(job.retry_of)))))
-    for later in reads.retries(job.id):
-        rows.append(("Tried again as", dmc.Anchor(str(later), href=link("jobs", str(later)))))
+    again = reads.retries(job.id)
+    rows += [("Tried again as", dmc.Anchor(str(later), href=link("jobs", str(later)))) for later in again]
     share = 100 * step / total if total else (100 if job.state is JobState.SUCCEEDED else 0)
     return cards.section(
         "State",

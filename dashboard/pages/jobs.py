@@ -72,16 +72,16 @@ def layout(reads: Reads, view: View) -> Any:
         grids.grid(
             "jobs-grid",
             [
-                grids.column("subject", "What", cellRenderer="ZgLink", flex=3, minWidth=260, sortable=False),
-                grids.column("kind", "Kind", width=105),
-                grids.column("state", "State", cellRenderer="ZgState", width=115),
-                grids.column("step", "Progress", cellRenderer="ZgProgress", width=160, sortable=False),
-                grids.numeric("seconds_left", "Time left", grids.DURATION, width=125, sortable=False),
-                grids.numeric("attempt", "Attempt", grids.WHOLE, width=100),
-                grids.column("cause", "Cause", width=120),
-                grids.column("worker", "Worker", width=130),
-                grids.column("created_at", "Asked for (UTC)", valueFormatter=grids.MOMENT, width=170),
-                grids.column("ran", "Ran for", width=115, sortable=False),
+                grids.column("subject", "What", cellRenderer="ZgLink", flex=3, minWidth=220, sortable=False),
+                grids.column("kind", "Kind", width=90),
+                grids.column("state", "State", cellRenderer="ZgState", width=105),
+                grids.column("step", "Progress", cellRenderer="ZgProgress", width=135, sortable=False),
+                grids.numeric("seconds_left", "Time left", grids.DURATION, width=105, sortable=False),
+                grids.numeric("attempt", "Attempt", grids.WHOLE, width=85),
+                grids.column("cause", "Cause", width=100),
+                grids.column("worker", "Worker", width=110),
+                grids.column("created_at", "Asked for (UTC)", valueFormatter=grids.MOMENT, width=160),
+                grids.column("ran", "Ran for", width=100, sortable=False),
             ],
             label="Jobs",
             height=560,
@@ -161,9 +161,7 @@ def _workers(reads: Reads) -> Any:
 
 
 def _devices(worker: Worker) -> str:
-    names = []
-    for one in worker.devices:
-        names.append(str(one.get("name", one)) if isinstance(one, Mapping) else str(one))
+    names = [str(one.get("name", one)) if isinstance(one, Mapping) else str(one) for one in worker.devices]
     return ", ".join(names) or "cpu"
 
 

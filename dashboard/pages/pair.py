@@ -54,7 +54,7 @@ def layout(reads: Reads, view: View) -> Any:
         cards.figure_card(
             "pair-classes",
             "Flips by class",
-            "Each bar is a class, the one with the largest share of positive flips first. Click a bar to see its images.",
+            "A bar is a class, the one with the largest share of positive flips first. Click a bar to see its images.",
             height=430,
         ),
         html.Div([_similarity_card(reads, detail), _counts(detail)], className="two-columns"),

@@ -1,4 +1,4 @@
-"""Pairs: every ordered pair of models on a split, in the plane, as a heat map and as a grid, under one set of filters."""
+"""Pairs: every ordered pair of models on a split in the plane, as a heat map and as a grid, under the same filters."""
 
 from __future__ import annotations
 
@@ -125,16 +125,16 @@ def layout(reads: Reads, view: View) -> Any:
             grids.grid(
                 "pairs-grid",
                 [
-                    grids.column("teacher", "Teacher", cellRenderer="ZgLink", flex=2, minWidth=170, sortable=False),
-                    grids.column("student", "Student", cellRenderer="ZgLink", flex=2, minWidth=170, sortable=False),
-                    grids.numeric("positive_flip_rate", "Positive flips", grids.PERCENT, width=130),
-                    grids.numeric("positive", "95 %", {}, width=130, sortable=False),
-                    grids.numeric("negative_flip_rate", "Negative flips", grids.PERCENT, width=135),
-                    grids.numeric("accuracy_difference", "Difference", grids.POINTS, width=120),
-                    grids.numeric("flip_entropy_nats", "Entropy", grids.FIXED, width=100),
-                    grids.numeric("teacher_accuracy", "Teacher acc.", grids.PERCENT, width=125),
-                    grids.numeric("student_accuracy", "Student acc.", grids.PERCENT, width=125),
-                    grids.numeric("mcnemar_p_value", "p", grids.P_VALUE, width=95),
+                    grids.column("teacher", "Teacher", cellRenderer="ZgLink", flex=2, minWidth=150, sortable=False),
+                    grids.column("student", "Student", cellRenderer="ZgLink", flex=2, minWidth=150, sortable=False),
+                    grids.numeric("positive_flip_rate", "Pos. flips", grids.PERCENT, width=95),
+                    grids.column("positive", "95 % (in %)", type="rightAligned", width=122, sortable=False),
+                    grids.numeric("negative_flip_rate", "Neg. flips", grids.PERCENT, width=97),
+                    grids.numeric("accuracy_difference", "Difference", grids.POINTS, width=105),
+                    grids.numeric("flip_entropy_nats", "Entropy", grids.FIXED, width=85),
+                    grids.numeric("teacher_accuracy", "Teacher", grids.PERCENT, width=90),
+                    grids.numeric("student_accuracy", "Student", grids.PERCENT, width=90),
+                    grids.numeric("mcnemar_p_value", "p", grids.P_VALUE, width=80),
                 ],
                 label="Pairs of models",
                 height=480,
