@@ -30,9 +30,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from backend.domain.kdep import KdepParams
+from backend.domain.kdep import KdepParams, estimate
 from backend.domain.methods import TrainingParams
-from workers.science.kdep.downstream import accuracy, estimate
+from workers.science.kdep.downstream import accuracy
 from workers.science.kdep.features import find_feature_point, pre_activation_features
 from workers.science.kdep.objective import SupervisedObjective, build_objective
 from workers.science.kdep.svd import FeatureMoments

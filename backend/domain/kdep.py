@@ -8,11 +8,13 @@ D_t, D_s: width of the teacher's and the student's pooled penultimate feature; s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from backend.domain.datasets import Subset
+from backend.domain.errors import BadInput
 from backend.domain.methods import Augment, TrainingParams
 from backend.domain.records import Fraction, Name, Record, Seed
 
@@ -118,6 +120,12 @@ class DownstreamSource(Record):
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
     metric: Literal["top1", "mean_per_class"] = "top1"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, source: Any) -> Any:
+        """A name alone means that data set with its obvious splits."""
+        return {"dataset": source} if isinstance(source, str) else source
+
 
 class KdepSpec(Record):
     """A pre-training job: `student` is a zoo entry, usually untrained; the result is catalogued as `save_as`.
@@ -137,14 +145,6 @@ class KdepSpec(Record):
     downstream_params: DownstreamParams = DownstreamParams()
     save_as: Name | None = None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")] = "auto"
-
-    @field_validator("downstream", mode="before")
-    @classmethod
-    def _by_name(cls, sources: Any) -> Any:
-        """A name alone means that data set with its obvious splits."""
-        if isinstance(sources, (list, tuple)):
-            return [{"dataset": source} if isinstance(source, str) else source for source in sources]
-        return sources
 
     @model_validator(mode="after")
     def _teacher_fits(self) -> KdepSpec:
@@ -213,6 +213,25 @@ class Estimate(Record):
     low: float | None
     high: float | None
     values: tuple[float, ...]
+
+
+def estimate(values: Sequence[float], level: float = 0.95) -> Estimate:
+    """Mean and Student's t interval; without bounds for a single value.
+
+    Raises:
+        BadInput: no values.
+    """
+    from scipy.special import stdtrit  # every web process imports these records; few of them need a quantile
+
+    if not values:
+        raise BadInput("values", [], "expected at least one score")
+    n = len(values)
+    mean = math.fsum(values) / n
+    if n == 1:
+        return Estimate(mean=mean, low=None, high=None, values=tuple(values))
+    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = float(stdtrit(n - 1, 0.5 + level / 2)) * std / math.sqrt(n)
+    return Estimate(mean=mean, low=mean - half, high=mean + half, values=tuple(values))
 
 
 class DownstreamSet(Record):

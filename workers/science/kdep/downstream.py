@@ -15,11 +15,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from scipy.stats import t as student_t
 from torch import Tensor
 
 from backend.domain.errors import BadInput
-from backend.domain.kdep import DownstreamParams, DownstreamResult, DownstreamSet, Estimate
+from backend.domain.kdep import DownstreamParams, DownstreamResult, DownstreamSet, estimate
 from backend.domain.methods import TrainingParams
 from backend.domain.progress import Progress
 from workers.science.batch import Batches
@@ -49,19 +48,6 @@ class DownstreamTask:
     name: str
     fine_tune: FineTune
     metric: Metric = "top1"
-
-
-def estimate(values: Sequence[float], level: float = 0.95) -> Estimate:
-    """Mean and Student's t interval over seeds; without bounds for a single value."""
-    if not values:
-        raise BadInput("values", [], "expected at least one score")
-    n = len(values)
-    mean = math.fsum(values) / n
-    if n == 1:
-        return Estimate(mean=mean, low=None, high=None, values=tuple(values))
-    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = float(student_t.ppf(0.5 + level / 2, n - 1)) * std / math.sqrt(n)
-    return Estimate(mean=mean, low=mean - half, high=mean + half, values=tuple(values))
 
 
 def best_learning_rate(validation: Mapping[float, float]) -> float:

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import t as student_t
 
 from backend.domain.errors import BadInput
-from backend.domain.kdep import DownstreamParams, DownstreamResult
+from backend.domain.kdep import DownstreamParams, DownstreamResult, estimate
 from backend.domain.progress import Progress
 from workers.science.kdep.downstream import (
     DownstreamRun,
@@ -17,7 +17,6 @@ from workers.science.kdep.downstream import (
     accuracy,
     best_learning_rate,
     classification_task,
-    estimate,
 )
 from workers.science.preprocessed import Preprocessed
 from workers.science.tensor_batches import TensorBatches

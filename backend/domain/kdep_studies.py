@@ -1,0 +1,237 @@
+"""A KDEP study: pre-trainings by several methods, teachers, amounts of data and seeds, measured on the same
+downstream sets.
+
+`KdepStudySpec` is the file, `plan_kdep_study` its jobs, `summarise_kdep` what they say: the figures and tables of He et
+al., CVPR 2022 (figure 1 is accuracy over data and epochs; tables 1-9 are methods, teachers, transforms and their
+settings). Differences between methods are paired over teacher, share and seed; intervals are Student's t.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from backend.domain.catalog import ModelSpec
+from backend.domain.datasets import DatasetSpec, Subset
+from backend.domain.errors import BadInput
+from backend.domain.kdep import DownstreamParams, DownstreamSource, Estimate, KdepParams, KdepSpec, estimate
+from backend.domain.records import Fraction, Name, Record, Seed, bad_input
+from backend.domain.specs import Device, RegisterSpec
+from backend.domain.studies import StudyChild
+
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class KdepStudySpec(Record):
+    """The study file.
+
+    `methods` are settings of `KdepParams`, each with a `label`; `settings` hold for all of them, `grid` multiplies
+    them. The student is described, not named: every seed draws its own initial weights. `shares` of the images are an
+    axis too.
+    """
+
+    study: Literal["kdep"] = "kdep"
+    name: Name
+    description: str = Field(default="", max_length=10_000)
+    datasets: tuple[DatasetSpec, ...] = ()
+    models: tuple[ModelSpec, ...] = ()
+    student: ModelSpec
+    teachers: tuple[Name, ...] = Field(default=(), max_length=64)
+    dataset: Name
+    train_split: Name | None = None
+    shares: tuple[Share, ...] = Field(default=(1.0,), min_length=1, max_length=64)
+    methods: tuple[dict[str, Any], ...] = Field(min_length=1, max_length=200)
+    settings: dict[str, Any] = Field(default_factory=dict)
+    grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    seeds: tuple[Seed, ...] = Field(default=(0, 1, 2), min_length=1, max_length=100)
+    downstream: tuple[DownstreamSource, ...] = Field(min_length=1, max_length=64)
+    downstream_params: DownstreamParams = DownstreamParams()
+    device: Device = "auto"
+
+    @model_validator(mode="after")
+    def _fits(self) -> KdepStudySpec:
+        labels = [method.get("label") for method in self.methods]
+        if not all(isinstance(label, str) and label for label in labels) or len(set(labels)) != len(labels):
+            raise ValueError("methods: give each its own label")
+        for field, values in (("seeds", self.seeds), ("shares", self.shares), ("teachers", self.teachers)):
+            if len(set(values)) != len(values):
+                raise ValueError(f"{field}: a value is given twice")
+        return self
+
+
+def kdep_variants(spec: KdepStudySpec) -> dict[str, KdepParams]:
+    """Label → params: every method with every combination of the grid that it leaves open.
+
+    Raises:
+        BadInput: an unknown setting, or a value out of bounds.
+    """
+    found: dict[str, KdepParams] = {}
+    for method in spec.methods:
+        own = {name: value for name, value in method.items() if name != "label"}
+        axes = {name: values for name, values in spec.grid.items() if name not in own}
+        for values in itertools.product(*axes.values()):
+            chosen = dict(zip(axes, values, strict=True))
+            label = str(method["label"]) + "".join(f" {name}={value}" for name, value in chosen.items())
+            try:
+                found[label] = KdepParams.model_validate({**spec.settings, **own, **chosen})
+            except ValidationError as error:
+                raise bad_input(error, f"methods.{label}") from None
+    return found
+
+
+def plan_kdep_study(spec: KdepStudySpec) -> list[StudyChild]:
+    """The jobs: data sets, models, one untrained student a seed, and the pre-trainings behind them.
+
+    A method without teacher runs once for each share and seed, whatever the teachers.
+
+    Raises:
+        BadInput: settings that cannot be, or a method that needs a teacher where there is none.
+    """
+    jobs = [StudyChild(f"dataset/{one.name}", "register", RegisterSpec(dataset=one)) for one in spec.datasets]
+    jobs += [StudyChild(f"model/{one.name}", "register", RegisterSpec(model=one)) for one in spec.models]
+    for seed in spec.seeds:
+        untrained = spec.student.model_copy(update={"name": _student(spec, seed), "init_seed": seed})
+        jobs.append(StudyChild(f"student/{seed}", "register", RegisterSpec(model=untrained)))
+    first = tuple(job.key for job in jobs)
+    for (label, params), share, seed in itertools.product(kdep_variants(spec).items(), spec.shares, spec.seeds):
+        taught = params.method in ("features", "logits")
+        if taught and not spec.teachers:
+            raise BadInput("teachers", [], f"at least one, because {label!r} needs a teacher")
+        for teacher in spec.teachers if taught else (None,):
+            child = KdepSpec(
+                teacher=teacher,
+                student=_student(spec, seed),
+                dataset=spec.dataset,
+                params=params.model_copy(update={"seed": seed}),
+                train_split=spec.train_split,
+                subset=Subset(share=None if share == 1.0 else share, seed=seed),
+                downstream=spec.downstream,
+                downstream_params=spec.downstream_params,
+                device=spec.device,
+            )
+            key = f"{label} | {teacher or 'alone'} | {share:g} | seed {seed}"
+            jobs.append(StudyChild(key, "kdep", child, first))
+    return jobs
+
+
+def _student(spec: KdepStudySpec, seed: int) -> str:
+    return f"{spec.student.name}-s{seed}"
+
+
+class KdepRow(Record):
+    """One finished pre-training. Scores are fractions: each set's mean over fine-tuning seeds, and their average."""
+
+    job_id: str
+    label: str
+    teacher: Name | None
+    share: Share
+    seed: Seed
+    epochs: int
+    n_samples: int
+    average: Fraction
+    sets: dict[str, Fraction]
+    lrs: dict[str, float]
+    loss_last: float | None = None
+    variance_share: Fraction | None = None
+    std_ratio_before: float | None = None
+    std_ratio_after: float | None = None
+
+
+class KdepSummary(Record):
+    """One method with one teacher on one share of the data, over seeds: a point of figure 1, a line of the tables."""
+
+    label: str
+    teacher: Name | None
+    share: Share
+    epochs: int
+    average: Estimate
+    sets: dict[str, Estimate]
+
+
+class KdepDifference(Record):
+    """`label` − `baseline` on the downstream average, paired over share and seed (and the teacher, where both have
+    one)."""
+
+    label: str
+    baseline: str
+    teacher: Name | None
+    difference: Estimate
+
+
+class KdepTable(Record):
+    """The whole result of a KDEP study."""
+
+    rows: tuple[KdepRow, ...]
+    summaries: tuple[KdepSummary, ...]
+    differences: tuple[KdepDifference, ...]
+    n_failed: int = 0
+    n_open: int = 0
+
+
+def kdep_row(job_id: str, label: str, spec: Mapping[str, Any], result: Mapping[str, Any]) -> KdepRow:
+    """One row from a KDEP job's spec and result."""
+    downstream = result["downstream"]
+    alignment = (result.get("alignments") or [{}])[0]
+    return KdepRow(
+        job_id=job_id,
+        label=label,
+        teacher=result.get("teacher"),
+        share=(spec.get("subset") or {}).get("share") or 1.0,
+        seed=spec["params"]["seed"],
+        epochs=spec["params"]["epochs"],
+        n_samples=result["n_samples"],
+        average=downstream["average"]["mean"],
+        sets={one["dataset"]: one["test"]["mean"] for one in downstream["sets"]},
+        lrs={one["dataset"]: one["lr"] for one in downstream["sets"]},
+        loss_last=result.get("loss_last"),
+        **{name: alignment.get(name) for name in ("variance_share", "std_ratio_before", "std_ratio_after")},
+    )
+
+
+def summarise_kdep(rows: Iterable[KdepRow], n_failed: int = 0, n_open: int = 0) -> KdepTable:
+    """Estimates over seeds for every method, teacher and share, and all paired differences of the first method."""
+    listed = list(rows)
+    groups: dict[tuple[str, str | None, float], list[KdepRow]] = {}
+    for row in listed:
+        groups.setdefault((row.label, row.teacher, row.share), []).append(row)
+    summaries = []
+    for (label, teacher, share), found in groups.items():
+        names = [name for name in found[0].sets if all(name in row.sets for row in found)]
+        summaries.append(
+            KdepSummary(
+                label=label,
+                teacher=teacher,
+                share=share,
+                epochs=found[0].epochs,
+                average=estimate([row.average for row in found]),
+                sets={name: estimate([row.sets[name] for row in found]) for name in names},
+            )
+        )
+    return KdepTable(
+        rows=tuple(listed),
+        summaries=tuple(summaries),
+        differences=tuple(_differences(listed)),
+        n_failed=n_failed,
+        n_open=n_open,
+    )
+
+
+def _differences(rows: Sequence[KdepRow]) -> Iterable[KdepDifference]:
+    labels = list(dict.fromkeys(row.label for row in rows))
+    if not labels:
+        return
+    label = labels[0]
+    for baseline in labels[1:]:
+        for teacher in dict.fromkeys(row.teacher for row in rows if row.label == label):
+            mine = {(row.share, row.seed): row.average for row in rows if (row.label, row.teacher) == (label, teacher)}
+            theirs = {
+                (row.share, row.seed): row.average
+                for row in rows
+                if row.label == baseline and row.teacher in (teacher, None)
+            }
+            paired = [mine[key] - theirs[key] for key in mine if key in theirs]
+            if paired:
+                yield KdepDifference(label=label, baseline=baseline, teacher=teacher, difference=estimate(paired))
