@@ -23,6 +23,13 @@ def interval(low: float | None, high: float | None, digits: int = 2) -> str:
     return f"{100 * low:.{digits}f} to {100 * high:.{digits}f} %".replace("-", "−")
 
 
+def bracket(low: float | None, high: float | None, digits: int = 2) -> str:
+    """The same in the narrow space of a card."""
+    if low is None or high is None:
+        return NONE
+    return f"95 %: [{100 * low:.{digits}f}, {100 * high:.{digits}f}]".replace("-", "−")
+
+
 def p_value(value: float | None) -> str:
     if value is None:
         return NONE

@@ -43,7 +43,7 @@ def number_card(label: str, value: str, detail: str = "", hint: str = "") -> dmc
             dmc.Text(hint, size="xs", c="dimmed") if hint else None,
         ],
         withBorder=True,
-        p="md",
+        p="sm",
     )
 
 
@@ -60,6 +60,11 @@ def section(title: str, *children: Any, text: str = "", right: Any = None) -> dm
         withBorder=True,
         p="md",
     )
+
+
+def folded(title: str, *children: Any) -> html.Details:
+    """A part of a page that is opened when it is wanted."""
+    return html.Details([html.Summary(title), *children], className="folded")
 
 
 def figure_card(

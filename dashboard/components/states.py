@@ -52,7 +52,7 @@ def _panel(title: str, text: str, commands: Sequence[str], links: Sequence[tuple
             [
                 dmc.Title(title, order=1 if role == "alert" else 2, size="h3"),
                 dmc.Text(text, maw=720),
-                *(dmc.Code(command, block=True) for command in commands),
+                *(dmc.Code(command, block=True, className="command") for command in commands),
                 dmc.Group([dmc.Anchor(label, href=href, fw=600) for label, href in links]) if links else None,
             ],
             gap="sm",

@@ -48,6 +48,12 @@ def loss_curves(metrics: Mapping[str, Points], scheme: Scheme) -> go.Figure:
     }
     if not terms:
         return nothing("No step has been reported yet", scheme)
+    # A term that is the whole loss is drawn once.
+    terms = {
+        name: points
+        for name, points in terms.items()
+        if _term(name) == "loss" or points != terms.get(name.removesuffix(_term(name)) + "loss")
+    }
     made = figure(scheme, hovermode="x unified")
     for i, (name, points) in enumerate(terms.items()):
         made.add_trace(_line(name.replace("/", ": "), points, series(scheme)[i % len(series(scheme))]))
@@ -66,8 +72,8 @@ def epoch_curves(metrics: Mapping[str, Points], scheme: Scheme) -> go.Figure:
         label, meaning = EPOCH_MEASURES[name]
         made.add_trace(_line(label, [(x, 100 * y) for x, y in points], colour(meaning, scheme), markers=True))
     made.add_hline(y=0, line={"color": colour("line", scheme), "width": 1})
-    made.update_xaxes(title_text="Step", rangemode="tozero")
-    made.update_yaxes(title_text="Share of the evaluation samples (pp)")
+    made.update_xaxes(title_text="Step")
+    made.update_yaxes(title_text="Evaluation samples (pp)")
     return made
 
 
@@ -75,12 +81,15 @@ def share_curves(metrics: Mapping[str, Points], scheme: Scheme) -> go.Figure:
     """How many samples data partitioning gives to the teacher, and of which flips."""
     made = figure(scheme, hovermode="x unified")
     palette = (colour("neutral", scheme), colour("positive", scheme), colour("negative", scheme))
+    shown: set[str] = set()
     for name, points in metrics.items():
-        if _term(name) in SHARES:
-            stage = name.split("/")[0] + ": " if "/" in name and len(metrics) > 20 else ""
-            tone = palette[SHARES.index(_term(name))]
+        term = _term(name)
+        if term in SHARES:
             drawn = [(x, 100 * y) for x, y in points]
-            made.add_trace(_line(stage + SHARE_LABELS[_term(name)], drawn, tone, markers=len(points) < 60))
+            line = _line(SHARE_LABELS[term], drawn, palette[SHARES.index(term)], markers=len(points) < 60)
+            # Stages of a sequential run share a colour and one entry of the legend.
+            made.add_trace(line.update(legendgroup=term, showlegend=term not in shown))
+            shown.add(term)
     if not made.data:
         return nothing("This method does not partition the data", scheme)
     made.update_xaxes(title_text="Step", rangemode="tozero")
@@ -107,15 +116,18 @@ def epochs(results: Sequence[Mapping[str, Any]], stages: Sequence[tuple[str, int
             made.add_vline(x=start + 0.5, line={"color": SURFACES[scheme]["dimmed"], "width": 1, "dash": "dash"})
         made.add_annotation(
             x=start + 0.5 + count / 2,
-            y=0.02 + 0.07 * (i % 2),
+            y=1.0,
             yref="paper",
+            yanchor="bottom",
             text=f"from {teacher}",
             showarrow=False,
             font={"size": 12, "color": SURFACES[scheme]["dimmed"]},
         )
         start += count
     made.update_xaxes(title_text="Epoch", dtick=1 if len(results) <= 20 else None)
-    made.update_yaxes(title_text="Share of the evaluation samples (pp)")
+    made.update_yaxes(title_text="Evaluation samples (pp)")
+    if stages:
+        made.update_layout(legend={"y": 1.09}, margin={"t": 60})
     return made
 
 

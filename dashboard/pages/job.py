@@ -42,14 +42,9 @@ def layout(reads: Reads, view: View) -> Any:
         html.Div(_status(reads, job), id="job-status"),
         html.Div(_outcome(reads, job), id="job-outcome"),
         *(_figures(job, metrics) if job.kind in TRAINING or metrics else ()),
-        html.Div(
-            [
-                cards.section("Log", html.Div(_log(reads, job), id="job-log")),
-                cards.section("Attempts", html.Div(_attempts(reads, job), id="job-attempts")),
-            ],
-            className="two-columns",
-        ),
-        cards.section("What was asked for", dmc.Code(to_json(job.spec), block=True, className="command")),
+        cards.section("Log", html.Div(_log(reads, job), id="job-log")),
+        cards.section("Attempts", html.Div(_attempts(reads, job), id="job-attempts")),
+        cards.folded("What was asked for", dmc.Code(to_json(job.spec), block=True, className="command")),
         html.Div(_files(reads, job), id="job-files"),
         dcc.Store(id="job-terminal", data=job.state in TERMINAL),
         dcc.Interval(id="job-live", interval=REFRESH_MS, disabled=job.state in TERMINAL),
@@ -286,7 +281,7 @@ def _outcome(reads: Reads, job: Job) -> Any:
 
 def _transfer_numbers(result: Mapping[str, Any]) -> list[dmc.Paper]:
     def shown(name: str) -> str:
-        return f"95 %: {formats.interval(result.get(f'{name}_low'), result.get(f'{name}_high'))}"
+        return formats.bracket(result.get(f"{name}_low"), result.get(f"{name}_high"))
 
     numbers = [
         cards.number_card("Δ transfer", formats.signed_percent(result["transfer_delta"]), shown("transfer_delta")),

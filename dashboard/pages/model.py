@@ -123,7 +123,10 @@ def _scores(reads: Reads, model: Model) -> Any:
     found = reads.evaluations(model.name)
     if not found:
         command = f"zoograft scan --models {model.name} --dataset NAME"
-        return [dmc.Text("Not scored anywhere yet.", size="sm", c="dimmed", mb="xs"), dmc.Code(command, block=True)]
+        return [
+            dmc.Text("Not scored anywhere yet.", size="sm", c="dimmed", mb="xs"),
+            dmc.Code(command, block=True, className="command"),
+        ]
     rows = [
         [
             dmc.Anchor(

@@ -22,7 +22,7 @@ from dashboard.view import View, link, match, parse_query
 PATH = "/pairs/{teacher}/{student}"
 TITLE = "Pair"
 NAV = None
-SHOWN = 24
+SHOWN = 12
 
 
 def title(view: View) -> str:
@@ -219,30 +219,30 @@ def _numbers(pair: PairDetail) -> list[dmc.Paper]:
         cards.number_card(
             "Positive flips",
             formats.percent(pair.positive_flip_rate),
-            f"95 %: {formats.interval(pair.positive_flip_rate_low, pair.positive_flip_rate_high)}",
+            formats.bracket(pair.positive_flip_rate_low, pair.positive_flip_rate_high),
             f"{pair.positive_flips:,} samples only the teacher gets right",
         ),
         cards.number_card(
             "Negative flips",
             formats.percent(pair.negative_flip_rate),
-            f"95 %: {formats.interval(pair.negative_flip_rate_low, pair.negative_flip_rate_high)}",
+            formats.bracket(pair.negative_flip_rate_low, pair.negative_flip_rate_high),
             f"{pair.negative_flips:,} samples only the student gets right",
         ),
         cards.number_card(
             "Accuracy, teacher − student",
             formats.signed_percent(pair.accuracy_difference),
-            f"95 %: {formats.interval(pair.accuracy_difference_low, pair.accuracy_difference_high)}",
+            formats.bracket(pair.accuracy_difference_low, pair.accuracy_difference_high),
             f"McNemar p {formats.p_value(pair.mcnemar_p_value)}",
         ),
         cards.number_card(
             "Teacher's accuracy",
             formats.percent(pair.teacher_accuracy),
-            f"95 %: {formats.interval(pair.teacher_accuracy_low, pair.teacher_accuracy_high)}",
+            formats.bracket(pair.teacher_accuracy_low, pair.teacher_accuracy_high),
         ),
         cards.number_card(
             "Student's accuracy",
             formats.percent(pair.student_accuracy),
-            f"95 %: {formats.interval(pair.student_accuracy_low, pair.student_accuracy_high)}",
+            formats.bracket(pair.student_accuracy_low, pair.student_accuracy_high),
         ),
         cards.number_card(
             "Entropy of positive flips",

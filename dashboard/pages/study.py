@@ -46,7 +46,7 @@ def layout(reads: Reads, view: View) -> Any:
         html.Div(_tables(reads, study), id="study-tables"),
         transfer_charts.board(PREFIX, SHOWN),
         html.Div(_listing(reads, study), id="study-listing"),
-        cards.section("The study file", dmc.Code(to_json(study.job.spec), block=True, className="command")),
+        cards.folded("The study file", dmc.Code(to_json(study.job.spec), block=True, className="command")),
         dcc.Interval(id="study-live", interval=REFRESH_MS, disabled=not open_),
     ]
 
