@@ -29,6 +29,9 @@ from workers.science.remem.recipe import stock_checkpoint
 from workers.tasks.provenance import provenance
 from workers.tasks.students import publish_student, student_name
 
+LARGE_DIFFERENCE = 1e-3
+"""Share of the largest logit above which a folded checkpoint is worth a warning."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -140,7 +143,7 @@ def _prepare(job: RunningJob, spec: RememSpec) -> Prepared:
 
 def _publish(
     job: RunningJob, prepared: Prepared, remem: RememRun, result: RememResult, name: str
-) -> dict[str, str | None]:
+) -> dict[str, str | float | None]:
     """The chosen student and its teacher, catalogued; a teacher that no stock checkpoint can hold is left out."""
     best = result.teachers[result.best]
     teacher = remem.tuned(best.tuning)
@@ -151,6 +154,7 @@ def _publish(
     lineage = Lineage(
         job_id=job.id, kind="remem", method=best.setting, student=prepared.model.name, dataset=prepared.dataset.name
     )
+    fold_difference: float | None = None
     try:
         folded = stock_checkpoint(teacher)
     except BadInput as error:
@@ -159,8 +163,9 @@ def _publish(
     else:
         stock = prepared.bench.teacher()
         stock.model.load_state_dict(folded.state)
-        if folded.max_logit:
-            job.log(f"folded teacher: largest logit {folded.max_logit:.4g}, difference {folded.max_difference:.3g}")
+        fold_difference = folded.max_difference / folded.max_logit if folded.max_logit else 0.0
+        if fold_difference > LARGE_DIFFERENCE:
+            job.log(f"warning: the folded teacher's logits differ by {fold_difference:.2%} of the largest one")
         publish_student(job, stock, prepared.model, prepared.dataset, lineage, teacher_name, folder="teacher")
     student_name: str | None = None
     if prepared.student is not None and remem.best_student is not None:
@@ -171,7 +176,11 @@ def _publish(
             | {"student": prepared.student.name, "teachers": (prepared.model.name,)}
         )
         publish_student(job, student, prepared.student, prepared.dataset, taught, student_name)
-    return {"published_teacher": teacher_name, "published_student": student_name}
+    return {
+        "published_teacher": teacher_name,
+        "published_student": student_name,
+        "fold_difference": fold_difference,
+    }
 
 
 def _preprocessing(model: Model) -> Preprocessing:

@@ -64,6 +64,7 @@ def test_the_chosen_pair_is_published(zoo: RunTask, store: Store) -> None:
     assert any(point.on_front for point in found.plane)
     assert {row.setting: row.n_seeds for row in found.table} == {"baseline": 1, "both": 1}
     assert (result["published_student"], result["published_teacher"]) == ("small", "small-teacher")
+    assert 0 <= result["fold_difference"] < 1e-3
 
     student, teacher = _model(store, "small"), _model(store, "small-teacher")
     assert (student.lineage.kind, student.lineage.method, student.lineage.teachers) == ("remem", "kd", ("vit",))
