@@ -229,7 +229,9 @@ def _closest(name: str, names: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if close:
         return f"did you mean {', '.join(close)}?"
-    return f"there are {len(names)}" if names else "there are none yet"
+    if not names:
+        return "there are none yet"
+    return f"there are {', '.join(names)}" if len(names) <= 10 else f"none of the {len(names)} there are is close"
 
 
 def _model_values(model: Model) -> dict[str, Any]:
