@@ -33,7 +33,7 @@ def bracket(low: float | None, high: float | None, digits: int = 2) -> str:
 def p_value(value: float | None) -> str:
     if value is None:
         return NONE
-    return "< 1e-300" if value < 1e-300 else f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
+    return "≈ 0" if value < 1e-300 else f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
 
 
 def whole(value: int | None) -> str:

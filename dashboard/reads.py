@@ -22,6 +22,7 @@ from backend.domain.errors import BadInput, NotFound
 from backend.domain.evaluations import Evaluation
 from backend.domain.flips import class_flips
 from backend.domain.jobs import Artifact, Job, JobEvent
+from backend.domain.kdep_studies import KdepTable
 from backend.domain.pairs import ClassFlips, FlippedSample, Pair, PairDetail, class_q_values, class_records
 from backend.domain.similarity import embedding_table
 from backend.domain.studies import StudyRow, StudyTable, study_row, with_controls
@@ -357,7 +358,7 @@ class Reads:
         with self.store.read() as connection:
             return job_queries.study(connection, id)
 
-    def study_table(self, id: UUID) -> StudyTable:
+    def study_table(self, id: UUID) -> StudyTable | KdepTable:
         with self.store.read() as connection:
             return study_files.study_table(connection, id)
 

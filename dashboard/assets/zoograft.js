@@ -14,7 +14,7 @@
     zgWhole: function (value) { return given(value) ? value.toLocaleString("en") : missing; },
     zgPValue: function (value) {
       if (!given(value)) { return missing; }
-      return value < 1e-300 ? "< 1e-300" : value >= 0.001 ? value.toFixed(3) : value.toExponential(1);
+      return value < 1e-300 ? "≈ 0" : value >= 0.001 ? value.toFixed(3) : value.toExponential(1);
     },
     zgParams: function (value) {
       if (!given(value)) { return missing; }

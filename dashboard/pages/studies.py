@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -157,5 +156,5 @@ def _methods_csv(reads: Reads, view: View) -> Iterator[dict[str, Any]]:
 TABLES = {
     "all-methods": _methods_csv,
     "all-transfers": _transfers_csv,
-    **{f"{PREFIX}-{name}": partial(_transfers_csv) for name in SHOWN},
+    **dict.fromkeys((f"{PREFIX}-{name}" for name in SHOWN), _transfers_csv),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,8 @@ from dash import Dash, Input, Output, State, dcc, html, no_update
 
 from backend.domain.errors import ZoograftError
 from backend.domain.jobs import TERMINAL
+from backend.domain.records import Record
+from backend.domain.studies import StudyTable
 from dashboard import formats
 from dashboard.actions import Actions
 from dashboard.components import cards, states, transfer_charts
@@ -29,6 +31,7 @@ REFRESH_MS = 4000
 def layout(reads: Reads, view: View) -> Any:
     study = reads.study(as_id(view.params["id"], "study"))
     open_ = study.job.state not in TERMINAL
+    of_transfers = isinstance(reads.study_table(study.job.id), StudyTable)
     return [
         cards.page_title(
             str(study.job.spec.get("name") or "Study"),
@@ -44,7 +47,7 @@ def layout(reads: Reads, view: View) -> Any:
         html.Div(id="study-said", className="error-text", role="alert"),
         html.Div(_status(study), id="study-status"),
         html.Div(_tables(reads, study), id="study-tables"),
-        transfer_charts.board(PREFIX, SHOWN),
+        transfer_charts.board(PREFIX, SHOWN) if of_transfers else None,
         html.Div(_listing(reads, study), id="study-listing"),
         cards.folded("The study file", dmc.Code(to_json(study.job.spec), block=True, className="command")),
         dcc.Interval(id="study-live", interval=REFRESH_MS, disabled=not open_),
@@ -110,6 +113,8 @@ def _figure(app: Dash, reads: Reads, name: str) -> None:
         if study is None:
             return no_update
         table = reads.study_table(study.job.id)
+        if not isinstance(table, StudyTable):
+            return no_update
         models = reads.models(sorted({row.student for row in table.rows}))
         return transfer_charts.draw(name, table, models, {}, as_scheme(scheme))
 
@@ -147,6 +152,8 @@ def _tables(reads: Reads, study: Study) -> Any:
             "No transfer of this study has finished yet",
             "Tables and figures fill themselves while its jobs run.",
         )
+    if not isinstance(table, StudyTable):
+        return _plain(table.summaries, "Summary", "study-summary")
     note = f"{len(table.rows)} transfers"
     if table.n_failed or table.n_open:
         note += f"; {table.n_failed} failed, {table.n_open} not done yet"
@@ -170,27 +177,55 @@ def _listing(reads: Reads, study: Study) -> Any:
     table = reads.study_table(study.job.id)
     if not table.rows:
         return None
+    if not isinstance(table, StudyTable):
+        return _plain(table.rows, "Runs", "study-transfers")
     right = cards.downloads(None, "study-transfers", "the transfers")
     return cards.section("Transfers", transfer_charts.listing(table.rows), right=right)
 
 
-def _transfers_csv(reads: Reads, view: View) -> Iterator[dict[str, Any]]:
-    yield from transfer_charts.csv_rows(reads.study_table(as_id(view.params["id"], "study")).rows, {})
+def _plain(records: Sequence[Record], title: str, csv: str) -> Any:
+    """Any records as a table, for studies of other things than transfers."""
+    rows = [flat(one) for one in records]
+    head = list(rows[0]) if rows else []
+    shown = [[_shown(row[name]) for name in head] for row in rows[:200]]
+    return cards.section(
+        title,
+        cards.table([name.replace("_", " ") for name in head], shown, label=title),
+        right=cards.downloads(None, csv, title),
+    )
 
 
-def _methods_csv(reads: Reads, view: View) -> Iterator[dict[str, Any]]:
-    for one in reads.study_table(as_id(view.params["id"], "study")).methods:
-        yield one.model_dump()
+def flat(record: Record) -> dict[str, Any]:
+    """A record as one row: what is nested gets names with a dot."""
+    row: dict[str, Any] = {}
+    for name, value in record.model_dump(mode="json").items():
+        if isinstance(value, dict):
+            row |= {f"{name}.{key}": one for key, one in value.items()}
+        else:
+            row[name] = " ".join(map(str, value)) if isinstance(value, list) else value
+    return row
 
 
-def _differences_csv(reads: Reads, view: View) -> Iterator[dict[str, Any]]:
-    for one in reads.study_table(as_id(view.params["id"], "study")).differences:
-        yield one.model_dump()
+def _shown(value: Any) -> str:
+    return formats.NONE if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _csv(reads: Reads, view: View, part: str) -> Iterator[dict[str, Any]]:
+    table = reads.study_table(as_id(view.params["id"], "study"))
+    if isinstance(table, StudyTable):
+        if part == "rows":
+            yield from transfer_charts.csv_rows(table.rows, {})
+            return
+        records: Sequence[Record] = table.methods if part == "summaries" else table.differences
+    else:
+        records = getattr(table, part)
+    for one in records:
+        yield flat(one)
 
 
 TABLES = {
-    "study-summary": _methods_csv,
-    "study-differences": _differences_csv,
-    "study-transfers": _transfers_csv,
-    **{f"{PREFIX}-{name}": partial(_transfers_csv) for name in SHOWN},
+    "study-summary": partial(_csv, part="summaries"),
+    "study-differences": partial(_csv, part="differences"),
+    "study-transfers": partial(_csv, part="rows"),
+    **{f"{PREFIX}-{name}": partial(_csv, part="rows") for name in SHOWN},
 }
