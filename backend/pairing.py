@@ -95,7 +95,7 @@ def align(evaluations: Sequence[StoredEvaluation], predictions: Sequence[Predict
         if wrong.size:
             i = int(wrong[0])
             raise Conflict(
-                f"the labels of sample {item.sample_ids[i]!r} disagree: {item.labels[i]} with {one.model}, "
+                f"the labels of sample {str(item.sample_ids[i])!r} disagree: {item.labels[i]} with {one.model}, "
                 f"{known[i]} with the models before it ({wrong.size} samples in all); pairs need one truth"
             )
         labels[at] = item.labels

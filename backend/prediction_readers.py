@@ -106,7 +106,7 @@ def from_logits(
         part = logits[start : start + _ROWS].astype(np.float64)
         if not np.isfinite(part).all():
             row = start + int(np.flatnonzero(~np.isfinite(part).all(axis=1))[0])
-            raise BadInput("logits", "NaN or infinity", f"finite numbers (row {row}, sample {sample_ids[row]!r})")
+            raise BadInput("logits", "NaN or infinity", f"finite numbers (row {row}, sample {str(sample_ids[row])!r})")
         order = np.argsort(-part, axis=1, kind="stable")[:, :k]
         exponents = np.exp(part - part.max(axis=1, keepdims=True))
         probs = exponents / exponents.sum(axis=1, keepdims=True)
@@ -123,6 +123,8 @@ def _from_columns(table: pa.Table, path: Path) -> Predictions:
         raise BadInput(
             "columns", table.column_names, f"a file with {', '.join(CORE_COLUMNS)}; {', '.join(missing)} is missing"
         )
+    if not table.num_rows:
+        raise BadInput("file", "0 rows", "at least one prediction")
     ids = table.column("sample_id")
     if ids.null_count:
         raise BadInput("sample_id", None, "an id in every row")

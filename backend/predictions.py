@@ -222,7 +222,7 @@ def _check_classes(predictions: Predictions, dataset: Dataset) -> None:
             raise BadInput(
                 column,
                 int(values[i]),
-                f"a class of {dataset.name!r}, 0 to {dataset.n_classes - 1} (sample {predictions.sample_ids[i]!r})",
+                f"a class of {dataset.name!r}, 0 to {dataset.n_classes - 1} (sample {str(predictions.sample_ids[i])!r})",
             )
 
 
@@ -246,4 +246,4 @@ def _check_labels(
         unseen -= set(there.sample_ids.tolist())
     if others and len(unseen) == wanted:
         expected = f"ids of the samples that other models of {evaluation.dataset}/{evaluation.split} answered"
-        raise BadInput("sample_id", str(predictions.sample_ids[0]), f"{expected}, such as {there.sample_ids[0]!r}")
+        raise BadInput("sample_id", str(predictions.sample_ids[0]), f"{expected}, such as {str(there.sample_ids[0])!r}")
