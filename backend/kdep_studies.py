@@ -11,18 +11,21 @@ from sqlalchemy import Connection
 
 from backend.domain.errors import Conflict, NotFound
 from backend.domain.jobs import TERMINAL, Job, JobState
-from backend.domain.kdep_studies import KdepRow, KdepStudySpec, KdepTable, kdep_row, plan_kdep_study, summarise_kdep
+from backend.domain.kdep_studies import (
+    KdepRow,
+    KdepStudySpec,
+    KdepTable,
+    is_kdep_study,
+    kdep_row,
+    plan_kdep_study,
+    summarise_kdep,
+)
 from backend.domain.records import bad_input, canonical_json
 from backend.domain.specs import dump_spec
 from backend.settings import Settings
 from backend.store import catalog, job_reads, jobs
 from backend.store.session import Store
 from backend.submission import Child, Submitted, submit_study
-
-
-def is_kdep_study(content: Any) -> bool:
-    """Whether this is a KDEP study's file or stored spec (`study: kdep`)."""
-    return isinstance(content, Mapping) and content.get("study") == "kdep"
 
 
 def parse_kdep_study(content: Mapping[str, Any]) -> KdepStudySpec:
@@ -39,8 +42,12 @@ def parse_kdep_study(content: Mapping[str, Any]) -> KdepStudySpec:
     return spec
 
 
-def submit_kdep_study(store: Store, settings: Settings, spec: KdepStudySpec) -> Submitted:
-    """Queue the study's jobs under one parent; data sets and models that the catalog has already are not made again."""
+def submit_kdep_study(store: Store, settings: Settings, spec: KdepStudySpec, **options: Any) -> Submitted:
+    """Queue the study's jobs under one parent; data sets and models that the catalog has already are not made again.
+
+    Args:
+        options: As of `submit_study`: priority, after, owner, idempotency_key.
+    """
     planned = plan_kdep_study(spec)
     with store.read() as connection:
         there = {child.key for child in planned if child.kind == "register" and _exists(connection, child.spec)}
@@ -49,7 +56,7 @@ def submit_kdep_study(store: Store, settings: Settings, spec: KdepStudySpec) -> 
         for child in planned
         if child.key not in there
     ]
-    return submit_study(store, settings, spec.model_dump(mode="json"), children, derived=True)
+    return submit_study(store, settings, spec.model_dump(mode="json"), children, derived=True, **options)
 
 
 def _exists(connection: Connection, spec: Any) -> bool:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from backend.domain.errors import BadInput, Conflict, NotFound
 from backend.domain.jobs import TERMINAL, Job, JobState
+from backend.domain.kdep_studies import KdepStudySpec, KdepTable, is_kdep_study
 from backend.domain.records import bad_input, canonical_json
 from backend.domain.specs import FinetuneSpec, dump_spec
 from backend.domain.studies import StudyChild, StudySpec, StudyTable, plan_study, study_row, summarise
@@ -20,7 +21,7 @@ from backend.store import catalog, job_reads, jobs
 MAX_FILE_BYTES = 1_000_000
 
 
-def load(path: Path) -> StudySpec:
+def load(path: Path) -> StudySpec | KdepStudySpec:
     """The study a YAML file describes.
 
     Raises:
@@ -33,6 +34,10 @@ def load(path: Path) -> StudySpec:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise BadInput("file", str(path), f"a YAML file ({reason})") from None
+    if is_kdep_study(content):
+        from backend.kdep_studies import parse_kdep_study
+
+        return parse_kdep_study(content)
     return parse(content)
 
 
@@ -72,7 +77,7 @@ def children_to_run(connection: Connection, spec: StudySpec) -> list[StudyChild]
     ]
 
 
-def study_table(connection: Connection, study_id: UUID) -> StudyTable:
+def study_table(connection: Connection, study_id: UUID) -> StudyTable | KdepTable:
     """Rows and summaries of a study as far as it is; a retried study counts what its earlier tries finished.
 
     Raises:
@@ -81,6 +86,10 @@ def study_table(connection: Connection, study_id: UUID) -> StudyTable:
     job = jobs.get(connection, study_id)
     if job.kind != "study":
         raise NotFound("study", str(study_id), f"that job is a {job.kind}")
+    if is_kdep_study(job.spec):
+        from backend.kdep_studies import kdep_study_table
+
+        return kdep_study_table(connection, study_id)
     spec = parse(job.spec)
     labels = {
         canonical_json(dump_spec(child.spec)): child.key for child in plan_study(spec) if child.kind == "transfer"

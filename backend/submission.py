@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from backend import studies
 from backend.domain.errors import BadInput, Conflict, KeyReused
 from backend.domain.jobs import TERMINAL, Job, JobState
+from backend.domain.kdep_studies import is_kdep_study
 from backend.domain.records import canonical_json, content_hash
 from backend.domain.specs import dump_spec, parse_spec
 from backend.domain.studies import StudySpec
@@ -93,6 +94,11 @@ def submit(
         KeyReused: The key was used for another body.
         StoreUnavailable: Nothing is queued, or (rarely) it is, and the answer was lost; repeat with the same key.
     """
+    if kind == "study" and is_kdep_study(spec):
+        from backend.kdep_studies import parse_kdep_study, submit_kdep_study
+
+        options = {"priority": priority, "after": after, "owner": owner, "idempotency_key": idempotency_key}
+        return submit_kdep_study(store, settings, parse_kdep_study(dict(spec)), **options)
     if kind == "study":
         if not isinstance(spec, (StudySpec, Mapping)):
             raise BadInput("spec", spec, "an object")

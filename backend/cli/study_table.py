@@ -6,13 +6,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from backend.cli.kdep_table import print_kdep_study, write_kdep_rows
 from backend.cli.output import note, percent, print_table, write_csv
 from backend.domain.errors import BadInput
+from backend.domain.kdep_studies import KdepTable
 from backend.domain.studies import MethodSummary, StudyRow, StudyTable
 
 
-def print_study(table: StudyTable) -> None:
+def print_study(table: StudyTable | KdepTable) -> None:
     """The methods, then the differences between them; points are percentage points."""
+    if isinstance(table, KdepTable):
+        print_kdep_study(table)
+        return
     if not table.rows:
         note("no transfer has finished yet")
         return
@@ -34,12 +39,15 @@ def print_study(table: StudyTable) -> None:
         note(f"{table.n_failed} transfers failed or were cancelled, {table.n_open} are still to come")
 
 
-def write_rows(table: StudyTable, path: Path) -> None:
+def write_rows(table: StudyTable | KdepTable, path: Path) -> None:
     """One row a transfer, as CSV or Parquet by the file's name.
 
     Raises:
         BadInput: another ending, or a file that cannot be written.
     """
+    if isinstance(table, KdepTable):
+        write_kdep_rows(table, path)
+        return
     columns = [name for name in StudyRow.model_fields if name not in ("params", "transfer_rate")]
     if path.suffix == ".parquet":
         _write_parquet(table.rows, columns, path)

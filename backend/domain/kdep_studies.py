@@ -62,6 +62,11 @@ class KdepStudySpec(Record):
         return self
 
 
+def is_kdep_study(content: Any) -> bool:
+    """Whether this is a KDEP study's file or stored spec (`study: kdep`)."""
+    return isinstance(content, (Mapping, KdepStudySpec)) and dict(content).get("study") == "kdep"
+
+
 def kdep_variants(spec: KdepStudySpec) -> dict[str, KdepParams]:
     """Label → params: every method with every combination of the grid that it leaves open.
 

@@ -4,11 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from backend.cli.study_table import print_study, write_rows
 from backend.domain.errors import BadInput, Conflict, NotFound
-from backend.kdep_studies import is_kdep_study, kdep_study_table, parse_kdep_study, submit_kdep_study
+from backend.domain.kdep_studies import KdepRow, is_kdep_study, plan_kdep_study, summarise_kdep
+from backend.kdep_studies import kdep_study_table, parse_kdep_study, submit_kdep_study
 from backend.settings import Settings
 from backend.store import job_reads, jobs
 from backend.store.session import Store
+from backend.studies import load, study_table
+from backend.submission import submit
 
 CONTENT = {
     "study": "kdep",
@@ -35,7 +39,8 @@ def test_a_study_is_a_tree_and_its_table_follows_its_children(store: tuple[Store
     assert is_kdep_study(CONTENT)
     assert not is_kdep_study({"name": "x"})
     spec = parse_kdep_study(CONTENT)
-    study = submit_kdep_study(opened, settings, spec).job
+    study = submit(opened, settings, "study", CONTENT, idempotency_key="once").job
+    assert submit(opened, settings, "study", spec, idempotency_key="once").job.id == study.id
     with opened.read() as connection:
         children = job_reads.children_of(connection, study.id)
         assert sorted(child.kind for child in children) == ["kdep"] * 4 + ["register"] * 3
@@ -54,7 +59,7 @@ def test_a_study_is_a_tree_and_its_table_follows_its_children(store: tuple[Store
                 result = {"teacher": None, "n_samples": 3, "downstream": {"average": {"mean": mean}, "sets": sets}}
             jobs.succeed(connection, claim.job.id, claim.fence, result, [])
     with opened.read() as connection:
-        table = kdep_study_table(connection, study.id)
+        table = study_table(connection, study.id)
         with pytest.raises(NotFound, match="register"):
             kdep_study_table(connection, children[0].id)
     assert {one.label: one.average.mean for one in table.summaries} == pytest.approx(
@@ -62,6 +67,31 @@ def test_a_study_is_a_tree_and_its_table_follows_its_children(store: tuple[Store
     )
     assert table.differences[0].difference.values == pytest.approx((0.3, 0.1))
     assert (table.n_open, table.n_failed) == (0, 0)
+
+
+@pytest.mark.parametrize(("name", "n_jobs"), [("cifar10", 15), ("imagenet", 39)])
+def test_the_examples_are_studies(name: str, n_jobs: int) -> None:
+    spec = load(Path(__file__).parents[2] / "examples" / "kdep" / f"{name}.yaml")
+    assert is_kdep_study(spec)
+    assert sum(job.kind == "kdep" for job in plan_kdep_study(spec)) == n_jobs
+
+
+def test_the_table_is_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def row(label: str, seed: int, score: float) -> KdepRow:
+        where = {"teacher": None, "share": 1.0, "epochs": 2, "n_samples": 9, "lrs": {"birds": 0.1}}
+        return KdepRow(job_id="j", label=label, seed=seed, average=score, sets={"birds": score}, **where)
+
+    table = summarise_kdep([row("a", 0, 0.6), row("a", 1, 0.7), row("b", 0, 0.5), row("b", 1, 0.5)])
+    print_study(table)
+    printed = capsys.readouterr().out
+    assert "birds" in printed
+    assert "a − b, 2 paired seeds: +15.00" in printed
+    write_rows(table, tmp_path / "rows.csv")
+    assert (tmp_path / "rows.csv").read_text().splitlines()[0].endswith(",birds")
+    write_rows(table, tmp_path / "rows.parquet")
+    with pytest.raises(BadInput, match=r"csv or \.parquet"):
+        write_rows(table, tmp_path / "rows.txt")
+    print_study(summarise_kdep([]))
 
 
 def test_bad_files_are_named() -> None:
