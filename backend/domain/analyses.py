@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from backend.domain.datasets import Subset
 from backend.domain.records import Name, Record, Text, bad_input
@@ -46,16 +46,13 @@ class AnalysisSpec(Record):
 
     @field_validator("params")
     @classmethod
-    def _plain(cls, params: dict[str, Any]) -> dict[str, Any]:
-        return dict(params)
-
-    @model_validator(mode="after")
-    def _params_fit(self) -> AnalysisSpec:
-        try:
-            self.settings  # noqa: B018
-        except ValidationError as error:
-            raise ValueError(f"params: {bad_input(error)}") from None
-        return self
+    def _params_fit(cls, params: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if "analysis" in info.data:
+            try:
+                PARAMS[info.data["analysis"]].model_validate(params)
+            except ValidationError as error:
+                raise ValueError(str(bad_input(error))) from None
+        return params
 
     @property
     def settings(self) -> Record:

@@ -24,6 +24,8 @@ from backend.domain.errors import BadInput
 from backend.domain.progress import Progress
 from backend.domain.remem_results import BlockExpertness, CoCluster, ExpertnessResult
 from workers.science.information.features import Views
+from workers.science.preprocessed import Preprocessed
+from workers.science.remem.blocks import architecture
 
 _OVERSAMPLES = 20
 
@@ -59,8 +61,9 @@ def mlp_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
     Raises:
         BadInput: the model has no MLP blocks; names it.
     """
+    inner = model.model if isinstance(model, Preprocessed) else model
     found = []
-    for name, module in model.named_modules():
+    for name, module in inner.named_modules():
         last, first = getattr(module, "fc2", None), getattr(module, "fc1", getattr(module, "fc1_g", None))
         pointwise = isinstance(last, nn.Linear) or (isinstance(last, nn.Conv2d) and last.kernel_size == (1, 1))
         is_mlp = name.rsplit(".", 1)[-1] == "mlp" or type(module).__name__.endswith(("Mlp", "SwiGLU"))
@@ -68,7 +71,7 @@ def mlp_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
             assert isinstance(last, nn.Module)
             found.append((name, last))
     if not found:
-        raise BadInput("model", type(model).__name__, "a model with MLP blocks (fc1, activation, fc2)")
+        raise BadInput("model", architecture(inner), "a model with MLP blocks (fc1, activation, fc2)")
     return found
 
 
