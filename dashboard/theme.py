@@ -106,6 +106,7 @@ def template(scheme: Scheme) -> go.layout.Template:
         "title": {"standoff": 10},
     }
     return go.layout.Template(
+        data={"bar": [{"error_y": {"color": ground["text"]}}]},
         layout={
             "font": {"family": FONT, "size": 13, "color": ground["text"]},
             "paper_bgcolor": ground["card"],

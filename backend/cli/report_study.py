@@ -162,14 +162,13 @@ def _methods(table: StudyTable) -> list[Any]:
             formats.percent(one.median_student_success_rate, 0),
             formats.percent(one.success_rate_weaker, 0),
             f"{formats.signed_percent(one.mean_delta)} ({points(one.mean_delta_low, one.mean_delta_high)})",
-            formats.signed_percent(one.top_quarter_delta),
             _above_control(one),
             formats.percent(one.mean_gain),
             formats.percent(one.mean_loss),
         )
         for one in table.methods
     ]
-    head = ("method", "transfers", "success", "median student", "weaker teacher", "mean Δ", "best quarter")
+    head = ("method", "transfers", "success", "median student", "weaker teacher", "mean Δ")
     head += ("above control", "gain", "loss")
     blocks: list[Any] = [
         Table(
