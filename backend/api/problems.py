@@ -162,7 +162,20 @@ def _http(request: Request, error: Exception) -> Response:
     details = {404: f"nothing at {request.url.path}", 405: f"{request.method} is not for {request.url.path}"}
     plain = error.detail in ("Not Found", "Method Not Allowed")
     detail = details.get(error.status_code, str(error.detail)) if plain else str(error.detail)
-    return problem(error.status_code, detail, headers=dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_methods(request)) or headers.get("Allow", "")
+    return problem(error.status_code, detail, headers=headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """Every method of every route at this path; Starlette's own header knows the first route alone."""
+    found: set[str] = set()
+    for path, methods in request.app.openapi()["paths"].items():
+        pattern = re.sub(r"\\\{[^}]+\\\}", "[^/]+", re.escape(path))
+        if re.fullmatch(pattern, request.url.path):
+            found |= {method.upper() for method in methods}
+    return sorted(found)
 
 
 def _domain(_: Request, error: Exception) -> Response:

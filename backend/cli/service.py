@@ -112,7 +112,7 @@ def doctor(json: Json = False) -> None:
     if json:
         print_json({"items": findings})
     else:
-        print_table(("check", "state", "finding"), ((f.name, f.state, f.message) for f in findings))
+        print_table(("check", "state", "finding"), ((one.name, one.state, one.message) for one in findings))
     if any(finding.state == "failed" for finding in findings):
         raise typer.Exit(1)
 

@@ -46,7 +46,7 @@ class Submission(BaseModel):
 
     kind: str = Field(max_length=32, examples=["scan"])
     spec: dict[str, Any] = Field(examples=[{"models": ["resnet18.a1_in1k"], "dataset": "digits"}])
-    priority: int = Field(default=0, ge=-1000, le=1000, description="higher first")
+    priority: int = Field(default=0, strict=True, ge=-1000, le=1000, description="higher first")
     after: list[UUID] = Field(default_factory=list, max_length=1000, description="jobs that must succeed before")
 
 
@@ -55,7 +55,7 @@ class Retry(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    resume: bool = False
+    resume: bool = Field(default=False, strict=True)
 
 
 @router.post("/jobs", response_model=Job, status_code=202, responses=ACCEPTED)

@@ -133,7 +133,7 @@ def test_every_refusal_is_a_problem(client: TestClient, method: str, path: str, 
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["status"] == status
     if status == 405:
-        assert answer.headers["allow"]
+        assert answer.headers["allow"] == ("GET, POST" if path.endswith("jobs") else "GET")
     if status == 422:
         assert answer.json()["errors"][0]["field"]
 
