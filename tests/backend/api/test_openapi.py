@@ -89,9 +89,9 @@ def test_generated_requests_find_nothing() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sec_routes", "sec_inputs"])
-def test_a_running_server_refuses(name: str) -> None:
-    assert _script(name)["breaches"] == []
+def test_hostile_inputs_reach_nothing() -> None:
+    """The routes' side of it, sec_routes.py, is walked without a socket in test_guard.py."""
+    assert _script("sec_inputs")["breaches"] == []
 
 
 @pytest.mark.slow
