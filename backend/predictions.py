@@ -222,7 +222,7 @@ def _check_classes(predictions: Predictions, dataset: Dataset) -> None:
             raise BadInput(
                 column,
                 int(values[i]),
-                f"a class of {dataset.name!r}, 0 to {dataset.n_classes - 1} (sample {str(predictions.sample_ids[i])!r})",
+                f"a class of {dataset.name!r}, 0 to {dataset.n_classes - 1} (sample '{predictions.sample_ids[i]}')",
             )
 
 
