@@ -41,7 +41,10 @@ def full(seed: int) -> list[Run]:
     s = ("--seed", str(seed))
     stores = ("sqlite", "postgres", "postgres+redis")
     return [
-        *(Run("chaos_kill", ("--db", db, "--count", "20", "--work", "transfer", *s), limit_s=400) for db in stores[::2]),
+        *(
+            Run("chaos_kill", ("--db", db, "--count", "20", "--work", "transfer", *s), limit_s=400)
+            for db in stores[::2]
+        ),
         Run("chaos_kill", ("--db", "postgres", "--count", "20", *s)),
         *(Run("chaos_zombie", ("--db", db, "--count", "8", *s)) for db in stores[:2]),
         Run("chaos_pg", ("--db", "postgres", "--count", "5", "--outage-s", "60", *s)),
@@ -74,8 +77,24 @@ def mutants(seed: int) -> list[Run]:
     return [
         Run("chaos_zombie", ("--count", "1", "--without", "fence", *s), fails=True),
         Run("chaos_kill", ("--count", "4", "--jobs", "3", "--without", "pdeathsig,parent_poll", *s), fails=True),
-        Run("chaos_pg", ("--count", "1", "--outage-s", "6", "--without", "reaper_guard", *s), fails=True),
-        Run("cancel_race", ("--count", "10", "--deaf-share", "0.5", "--without", "cancel_kill", *s), fails=True),
+        Run(
+            "chaos_pg",
+            (
+                "--count",
+                "1",
+                "--outage-s",
+                "6",
+                "--heartbeat-s",
+                "2.5",
+                "--workers",
+                "4",
+                "--without",
+                "reaper_guard",
+                *s,
+            ),
+            fails=True,
+        ),
+        Run("cancel_race", ("--count", "4", "--deaf-share", "1", "--without", "cancel_kill", *s), fails=True),
         Run("corrupt_ckpt", ("--count", "60", "--without", "checksum", *s), fails=True),
     ]
 

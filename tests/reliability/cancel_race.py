@@ -27,6 +27,7 @@ def main() -> int:
     with laboratory(options.db, without=options.without, cancel_grace_s=GRACE_S, poll_s=0.05) as lab:
         for _ in range(options.workers):
             lab.worker()
+        lab.wait(lab.submit({"steps": 1}, options.workers), 60)  # everybody is up
         left = options.count
         while left > 0:
             batch = min(left, 10)
@@ -39,6 +40,8 @@ def main() -> int:
             asked: dict[UUID, float] = {}
             for one in chance.sample(ids, len(ids)):
                 time.sleep(chance.uniform(0.0, 0.3))
+                if deaf[ids.index(one)] and chance.random() < 0.7:
+                    lab.until(lambda one=one: lab.job(one).state == "running" and bool(lab.job_processes()), 5.0)
                 with lab.store.write() as connection:
                     if jobs.cancel(connection, one).state not in TERMINAL:
                         asked[one] = time.monotonic()
@@ -61,8 +64,9 @@ def main() -> int:
             breaches.append(f"a cancel took {slowest:.1f} s")
         idle = lab.until(lambda: not lab.job_processes(), 5.0)
         breaches += [] if idle else [f"processes of cancelled jobs live on: {lab.job_processes()}"]
-        lab.stop_workers()
-        breaches += [f"left over: {one}" for one in lab.leftovers()]
+        if not breaches:
+            lab.stop_workers()
+            breaches += [f"left over: {one}" for one in lab.leftovers()]
     seconds = round(time.monotonic() - began, 1)
     return verdict("cancel_race", options, breaches, states=states, slowest_s=round(slowest, 2), seconds=seconds)
 

@@ -11,11 +11,11 @@ from tests.reliability.harness import arguments, check_exact, laboratory, sleep_
 
 
 def main() -> int:
-    options = arguments(__doc__, count=5, jobs=6, workers=2, outage_s=60.0, steps=60)
+    options = arguments(__doc__, count=5, jobs=6, workers=2, outage_s=60.0, steps=60, heartbeat_s=0.5)
     options.db = "postgres+redis" if options.db.endswith("redis") else "postgres"
     chance = options.random
     began = time.monotonic()
-    with laboratory(options.db, without=options.without) as lab:
+    with laboratory(options.db, without=options.without, heartbeat_s=options.heartbeat_s) as lab:
         assert lab.postgres is not None
         for _ in range(options.workers):
             lab.worker()

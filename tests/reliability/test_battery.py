@@ -72,15 +72,6 @@ def test_two_hosts_share_one_store_and_one_broker():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.slow
-def test_without_the_reapers_guard_an_outage_costs_healthy_jobs_an_attempt():
-    done = run(
-        "chaos_pg", "--count", "1", "--jobs", "2", "--steps", "40", "--outage-s", "5", "--without", "reaper_guard"
-    )
-    assert done.returncode == 1
-    assert "healthy attempts were taken away" in done.stdout
-
-
 def test_without_its_end_by_force_a_deaf_job_keeps_its_process():
     done = run("cancel_race", "--count", "4", "--deaf-share", "1", "--without", "cancel_kill")
     assert done.returncode == 1
