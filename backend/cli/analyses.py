@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def analyse(
-    kind: Annotated[str, typer.Argument(help="expertness, information, compactness, logme or criticality.")],
+    kind: Annotated[str, typer.Argument(help="expertness, information, compactness, logme, criticality or embedding.")],
     dataset: Dataset,
     model: Annotated[
         list[str] | None, typer.Option("--model", help="A name, or @file with one a line. Repeatable.")

@@ -1,4 +1,4 @@
-"""What a model is like as a teacher: the request for one of five measurements of several models on one split."""
+"""What a model is like as a teacher: the request for one of six measurements of several models on one split."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from backend.domain.datasets import Subset
-from backend.domain.records import Name, Record, Text, bad_input
+from backend.domain.records import Name, Record, Seed, Text, bad_input
 from backend.domain.remem import CriticalityParams, ExpertnessParams, InformationParams
 
-AnalysisName = Literal["expertness", "information", "criticality", "compactness", "logme"]
+AnalysisName = Literal["expertness", "information", "criticality", "compactness", "logme", "embedding"]
 
 
 class FeatureParams(Record):
@@ -19,12 +19,22 @@ class FeatureParams(Record):
     batch_size: int = Field(default=64, ge=1, le=65_536)
 
 
+class EmbeddingParams(Record):
+    """A picture of pooled features by t-SNE; `images` bounds how many, class-stratified."""
+
+    images: int = Field(default=1_000, ge=4, le=20_000)
+    perplexity: float = Field(default=30.0, gt=0, le=1_000)
+    batch_size: int = Field(default=64, ge=1, le=65_536)
+    seed: Seed = 0
+
+
 PARAMS: dict[str, type[Record]] = {
     "expertness": ExpertnessParams,
     "information": InformationParams,
     "criticality": CriticalityParams,
     "compactness": FeatureParams,
     "logme": FeatureParams,
+    "embedding": EmbeddingParams,
 }
 
 

@@ -197,6 +197,16 @@ class LogmeResult(Record):
     logme: float
 
 
+class EmbeddingResult(Record):
+    """Pooled features in the plane by t-SNE (He et al., Fig. 4): `points` [N, 2], `labels` [N]."""
+
+    model: str
+    dataset: str
+    n_samples: int
+    points: tuple[tuple[float, float], ...]
+    labels: tuple[int, ...]
+
+
 class TeacherScore(Record):
     """One candidate teacher: its three scores side by side."""
 

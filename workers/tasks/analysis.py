@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from backend.domain.analyses import AnalysisSpec, FeatureParams
+from backend.domain.analyses import AnalysisSpec, EmbeddingParams, FeatureParams
 from backend.domain.catalog import Model
 from backend.domain.errors import BadInput
-from backend.domain.kdep import CompactnessResult, LogmeResult
+from backend.domain.kdep import CompactnessResult, EmbeddingResult, LogmeResult
 from backend.domain.progress import Progress
 from backend.domain.records import Record
 from backend.domain.remem import CriticalityParams, ExpertnessParams, InformationParams
@@ -32,6 +32,7 @@ from workers.lifecycle import RunningJob
 from workers.science.augment import as_images
 from workers.science.compactness import class_scatter
 from workers.science.criticality import maximise_activations, measure_criticality
+from workers.science.embedding import embed
 from workers.science.expertness import measure_expertness
 from workers.science.information.features import ModelFeatures
 from workers.science.information.reconstruction import Reconstruction, kept_when_they_fit
@@ -207,7 +208,7 @@ def _criticality(subject: Subject, params: Any) -> Steps:
 
 
 def _pooled(subject: Subject, params: Any) -> Generator[Progress, None, tuple[NDArray[Any], NDArray[np.int64]]]:
-    assert isinstance(params, FeatureParams)
+    assert isinstance(params, (FeatureParams, EmbeddingParams))
     model, device, n = subject.model.eval().to(subject.job.device), subject.job.device, len(subject.canvas)
     parts = []
     for start in range(0, n, params.batch_size):
@@ -243,6 +244,19 @@ def _logme(subject: Subject, params: Any) -> Steps:
     )
 
 
+def _embedding(subject: Subject, params: Any) -> Steps:
+    assert isinstance(params, EmbeddingParams)
+    features, labels = yield from _pooled(subject, params)
+    points = embed(features, perplexity=params.perplexity, seed=params.seed)
+    return EmbeddingResult(
+        model=subject.entry.name,
+        dataset=subject.dataset,
+        n_samples=len(labels),
+        points=tuple((round(float(x), 4), round(float(y), 4)) for x, y in points),
+        labels=tuple(labels.tolist()),
+    )
+
+
 def _png(picture: Tensor) -> bytes:
     pixels = picture.mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
     file = io.BytesIO()
@@ -256,4 +270,5 @@ MEASUREMENTS = {
     "criticality": _criticality,
     "compactness": _compactness,
     "logme": _logme,
+    "embedding": _embedding,
 }
