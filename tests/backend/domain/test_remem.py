@@ -1,9 +1,8 @@
-"""Bounds and meanings of ReMem's parameter records, and the paper's data sets."""
+"""Bounds and meanings of ReMem's parameter records."""
 
 import pytest
 from pydantic import ValidationError
 
-from backend.domain.paper_datasets import PAPER_DATASETS, paper_metric
 from backend.domain.remem import RememParams, RememSpec, StudentDistillation, TeacherTuning
 
 
@@ -59,14 +58,6 @@ def test_nothing_is_listed_twice():
 def test_json_round_trip():
     params = RememParams(tunings=(TeacherTuning(), TeacherTuning(rho=0.05)))
     assert RememParams.model_validate_json(params.model_dump_json()) == params
-
-
-def test_paper_data_sets():
-    assert len(PAPER_DATASETS) == 16
-    by_class = {name for name, entry in PAPER_DATASETS.items() if entry.metric == "mean_per_class"}
-    assert by_class == {"caltech101", "flowers102", "sun397", "inaturalist"}
-    assert paper_metric("caltech101") == "mean_per_class"
-    assert paper_metric("digits") == "top1"
 
 
 def test_short_forms():
