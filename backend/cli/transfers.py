@@ -144,9 +144,14 @@ def remem(
 
 
 def kdep(
-    teacher: Annotated[str, typer.Option(help="The model whose features are learnt.")],
     student: Annotated[str, typer.Option(help="The model that learns them, usually untrained.")],
     dataset: Dataset,
+    teacher: Annotated[
+        str | None, typer.Option(help="The model whose features are learnt; none with method=supervised or none.")
+    ] = None,
+    downstream: Annotated[
+        list[str] | None, typer.Option("--downstream", help="Also fine-tune on this data set, to measure. Repeatable.")
+    ] = None,
     settings: Set = None,
     train_split: TrainSplit = None,
     split: Split = None,
@@ -161,11 +166,14 @@ def kdep(
     """Pretrain a student on a teacher's features, without labels (KDEP).
 
     zoograft kdep --teacher resnet18 --student mobilenetv3_small_050 --dataset digits --set epochs=5
+
+    zoograft kdep --teacher big --student small --dataset photos --set align=svd --downstream birds --downstream cars
     """
     options = {
         "teacher": teacher,
         "student": student,
         "dataset": dataset,
+        "downstream": list(downstream) if downstream else None,
         "train_split": train_split,
         "split": split,
         "subset": subset(share, limit, subset_seed),
