@@ -55,6 +55,7 @@ def install(app: Dash, reads: Reads) -> None:
             if lasting:
                 with lock:
                     packed[key] = body
+        response.close()  # the file behind it
         response.direct_passthrough = False
         response.set_data(body)
         response.headers["Content-Encoding"] = "gzip"

@@ -100,7 +100,7 @@ def _points(
 def _density(density: Density, x_scale: float, y_scale: float, scheme: Scheme) -> go.Heatmap:
     counts = density.counts.astype(np.float32)
     logs = np.where(counts > 0, np.log10(np.maximum(counts, 1)), np.nan).astype(np.float32)
-    top = max(1, math.ceil(float(np.nanmax(logs)))) if np.isfinite(logs).any() else 1
+    top = max(1, math.ceil(round(float(np.nanmax(logs)), 4))) if np.isfinite(logs).any() else 1
     return go.Heatmap(
         x=density.x * x_scale,
         y=density.y * y_scale,
