@@ -27,7 +27,7 @@ RESAMPLING = {
     "box": Image.Resampling.BOX,
     "hamming": Image.Resampling.HAMMING,
 }
-_MAX_RESIZED_PIXELS = 64_000_000
+_MAX_RESIZED_PIXELS = 16_000_000
 
 
 class EvalTransform:
