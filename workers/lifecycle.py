@@ -150,7 +150,7 @@ class RunningJob:
         self._spool = Spool(self.scratch / "spool.jsonl")
         self._spooled = 0
         self._away = Backoff()
-        self._flush_at = now
+        self._flush_at = now + FLUSH_S
         self._reported_at = 0.0
         self._kept_at, self._kept_step, self._keeping_s = now, 0, 0.0
         self._last_step = self.checkpoints[0].step if self.checkpoints else 0
@@ -209,13 +209,9 @@ class RunningJob:
             StoreUnavailable: The store has been away longer than `store_patience_s`.
         """
         self._flush_at = time.monotonic() + FLUSH_S
-        progress, events = self._progress, self._pending
-        if progress is not None:
-            shown = {"step": progress.step, "total": progress.total, "unit": progress.unit}
-            events = [*events, ("progress", shown)]
+        progress, events = self._gathered()
         if not events and not self._spooled and self._pointer is None:
             return
-        self._pending, self._progress = [], None
         try:
             with self.store.write() as connection:
                 if self._pointer is not None:
@@ -240,6 +236,15 @@ class RunningJob:
             log.info("the store is back", buffered=self._spooled, away_s=round(self._away.down_s, 1))
         self._spooled = 0
         self._away.worked()
+
+    def _gathered(self) -> tuple[Progress | None, list[Event]]:
+        """What waits to be written, and is now the caller's to write."""
+        progress, events = self._progress, self._pending
+        if progress is not None:
+            shown = {"step": progress.step, "total": progress.total, "unit": progress.unit}
+            events = [*events, ("progress", shown)]
+        self._pending, self._progress = [], None
+        return progress, events
 
     def _keep(self, events: list[Event], error: StoreUnavailable, *, patient: bool) -> None:
         if not self._spooled:
@@ -366,23 +371,29 @@ class RunningJob:
             LostLease: The attempt is no longer its own.
         """
         json.dumps(result, allow_nan=False)
-        self.flush(patient=False)
+        progress, events = self._gathered()
         while True:
             try:
                 with self.store.write() as connection:
                     if not self._published(connection):
-                        self._publish(connection, result)
+                        self._publish(connection, result, progress, events)
                 return
             except CancelRequested as error:
                 raise Cancelled from error
             except StoreUnavailable as error:
+                self._spool.append(events)
+                self._spooled += len(events)
+                events = []
                 self._wait_or_raise(error)
 
-    def _publish(self, connection: Connection, result: Mapping[str, Any]) -> None:
+    def _publish(
+        self, connection: Connection, result: Mapping[str, Any], progress: Progress | None, events: list[Event]
+    ) -> None:
         jobs.hold(connection, self.id, self.fence)
-        if self._spooled:
-            waiting = self._spool.read()
-            replay(connection, self.id, self.fence, self.attempt, waiting, resent=len(waiting))
+        waiting = self._spool.read() if self._spooled else []
+        replay(connection, self.id, self.fence, self.attempt, waiting + events, resent=len(waiting))
+        if progress is not None:
+            jobs.record_progress(connection, self.id, self.fence, progress.step, progress.total)
         for write in self._on_publish:
             write(connection)
         jobs.succeed(connection, self.id, self.fence, result, self._files)
