@@ -111,9 +111,10 @@ def run(job: RunningJob) -> dict[str, Any]:
         if "training" in state:
             training.load_state_dict(state.pop("training"))
 
-        def keep(training: Training = training) -> dict[str, Any]:
+        # Asked to stop between two stages, this one still holds: the stages before it, and its own training at its end.
+        def keep(training: Training = training, before: tuple[Any, ...] = tuple(finished)) -> dict[str, Any]:
             return {
-                "finished": finished,
+                "finished": list(before),
                 "epochs": [epoch.model_dump(mode="json") for epoch in epochs],
                 "diagnostics": dict(diagnostics),
                 "training": training.state_dict(),
@@ -142,7 +143,9 @@ def run(job: RunningJob) -> dict[str, Any]:
         done += training.step
         result = training.objective.evaluated(student)
         state_dict = _inner(result).state_dict()
-        finished.append({"student": {k: v.detach().cpu().clone() for k, v in state_dict.items()}, "steps": training.step})
+        finished.append(
+            {"student": {k: v.detach().cpu().clone() for k, v in state_dict.items()}, "steps": training.step}
+        )
 
     return _publish(job, bench, stages, finished, epochs, diagnostics, module, name)
 
