@@ -90,7 +90,8 @@ class Driver:
     def expire(self, job_id: UUID) -> None:
         """Let the lease have run out a second ago: what time would do."""
         with self.store.write() as connection:
-            connection.execute(update(job_table).where(job_table.c.id == job_id).values(lease_until=db_now() - 1.0))
+            leased = [job_table.c.id == job_id, job_table.c.lease_until.is_not(None)]
+            connection.execute(update(job_table).where(*leased).values(lease_until=db_now() - 1.0))
 
     def get(self, job_id: UUID) -> Job:
         with self.store.read() as connection:
