@@ -46,7 +46,7 @@ STUDY: dict[str, Any] = {
         _entry("demo-efficientnet", "test_efficientnet", 3),
         _entry("demo-convnext", "test_convnext", 2),
         _entry("demo-mambaout", "test_mambaout", 3),
-        _entry("demo-coatnet", "test_coatnet", 3, img_size=32),
+        _entry("demo-coatnet", "test_coatnet", 4, img_size=32),
     ],
     "pairs": [
         ["demo-vit", "demo-resnet"],
