@@ -67,7 +67,7 @@ def create_app(settings: Settings) -> Celery:
     )
     worker = Worker(settings, app)
     worker.connect()
-    app.task(name=TASK, ignore_result=True)(worker.look)
+    app.task(name=TASK, ignore_result=True, shared=False)(worker.look)
     app.zoograft_worker = worker  # signal receivers are weak: somebody must hold them
     return app
 
