@@ -16,23 +16,28 @@ import numpy as np
 
 from backend import studies as study_files
 from backend import thumbnails
+from backend.domain.analyses import AnalysisName
 from backend.domain.catalog import Model
 from backend.domain.datasets import Dataset
 from backend.domain.errors import BadInput, NotFound
 from backend.domain.evaluations import Evaluation
 from backend.domain.flips import class_flips
 from backend.domain.jobs import Artifact, Job, JobEvent
+from backend.domain.kdep import KdepResult
 from backend.domain.kdep_studies import KdepTable
 from backend.domain.pairs import ClassFlips, FlippedSample, Pair, PairDetail, class_q_values, class_records
+from backend.domain.remem_results import RememResult
 from backend.domain.similarity import embedding_table
 from backend.domain.studies import StudyRow, StudyTable, study_row, with_controls
 from backend.settings import Settings
+from backend.store import artifacts as artifact_store
 from backend.store import catalog, workers
-from backend.store.queries import board_columns, density, flipped, job_table
+from backend.store.queries import analyses, board_columns, density, flipped, job_table
 from backend.store.queries import catalog as catalog_queries
 from backend.store.queries import jobs as job_queries
 from backend.store.queries import pairs as pair_queries
 from backend.store.queries import zoo as zoo_queries
+from backend.store.queries.analyses import CandidateTeacher, Measured, Plane, PlaneModel, Run
 from backend.store.queries.board_columns import Columns
 from backend.store.queries.boards import Boards
 from backend.store.queries.density import Density, HeatMap, PairFilter, Positions
@@ -46,20 +51,26 @@ from backend.store.workers import Worker
 
 __all__ = [
     "Board",
+    "CandidateTeacher",
     "ClassTable",
     "Columns",
     "Density",
     "HeatMap",
     "JobRow",
+    "Measured",
     "PairFilter",
+    "Plane",
+    "PlaneModel",
     "Positions",
     "Reads",
+    "Run",
     "Study",
     "Worker",
     "ZooRow",
 ]
 
 WORKER_SEEN_S = 120.0
+MAX_PICTURE_BYTES = 5_000_000
 
 
 class ClassTable:
@@ -361,6 +372,68 @@ class Reads:
     def study_table(self, id: UUID) -> StudyTable | KdepTable:
         with self.store.read() as connection:
             return study_files.study_table(connection, id)
+
+    # --- what was measured of models -------------------------------------------------------------------------------
+
+    def measured(self, analysis: AnalysisName, **wanted: str | None) -> list[Measured[Any]]:
+        """Results of an analysis, the newest of each model on each split first."""
+        with self.store.read() as connection:
+            return analyses.measured(connection, analysis, **wanted)  # type: ignore[arg-type]
+
+    def planes(self) -> list[Plane]:
+        with self.store.read() as connection:
+            return analyses.planes(connection)
+
+    def candidates(self, dataset: str, split: str) -> list[CandidateTeacher]:
+        with self.store.read() as connection:
+            return analyses.candidates(connection, dataset, split)
+
+    def remem_runs(self) -> list[Run]:
+        with self.store.read() as connection:
+            return analyses.remem_runs(connection)
+
+    def remem(self, id: UUID) -> tuple[RememResult, dict[str, Any]]:
+        with self.store.read() as connection:
+            return analyses.remem(connection, id)
+
+    def kdep_runs(self, dataset: str | None = None) -> list[tuple[Run, KdepResult]]:
+        with self.store.read() as connection:
+            return analyses.kdep_runs(connection, dataset)
+
+    def pictures(self, id: UUID, prefix: str) -> dict[str, Artifact]:
+        """The pictures that a job published under a prefix of their names, by name."""
+        found: dict[str, Artifact] = {}
+        cursor = None
+        with self.store.read() as connection:
+            while True:
+                page = job_queries.artifacts(connection, job_id=id, limit=200, cursor=cursor)
+                found |= {one.name: one for one in page.items if one.name.startswith(prefix)}
+                cursor = page.next_cursor
+                if cursor is None:
+                    return found
+
+    def picture(self, id: UUID) -> bytes:
+        """The bytes of a published PNG.
+
+        Raises:
+            NotFound: no such artifact, none that is a PNG, or its file is gone.
+        """
+        with self.store.read() as connection:
+            artifact = job_queries.artifact(connection, id)
+        if artifact.media_type != "image/png" or artifact.size > MAX_PICTURE_BYTES:
+            raise NotFound("picture", str(id), "that artifact is no picture")
+        try:
+            return artifact_store.read(artifact.uri, artifact.sha256)
+        except FileNotFoundError:
+            raise NotFound("picture", str(id), "its file is gone from the artifact store") from None
+
+    def thumbnail_links(self, dataset: str, split: str, sample_ids: Sequence[str]) -> dict[str, str]:
+        """Where the pictures of samples are served, for those that have one."""
+        found = self.dataset(dataset).splits.get(split)
+        if found is None:
+            return {}
+        packed = thumbnails.packed_ids(self.settings, found.fingerprint)
+        return {one: flipped.thumbnail_path(dataset, split, one) for one in sample_ids if one in packed}
 
 
 def _own_control(row: StudyRow, jobs: Mapping[str, Job]) -> StudyRow:

@@ -1,4 +1,4 @@
-"""What the dashboard serves besides pages: records as CSV, and assets that are compressed once and kept for good."""
+"""What the dashboard serves besides pages: records as CSV, pictures that jobs drew, and assets, compressed and kept."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+from uuid import UUID
 
 from dash import Dash
 from flask import Response, request
@@ -28,6 +29,7 @@ def install(app: Dash, reads: Reads) -> None:
     """Add the CSV route and the treatment of assets to a dashboard's server."""
     server = app.server
     server.add_url_rule("/download/<name>.csv", "download", lambda name: _download(reads, name))
+    server.add_url_rule("/pictures/<uuid:id>.png", "picture", lambda id: _picture(reads, id))
     server.register_error_handler(ZoograftError, _refused)
     packed: dict[str, bytes] = {}
     lock = threading.Lock()
@@ -102,6 +104,11 @@ def _download(reads: Reads, name: str) -> Response:
         yield from lines
 
     return Response(body(), mimetype="text/csv", headers=headers)
+
+
+def _picture(reads: Reads, id: UUID) -> Response:
+    """A PNG that a job published; what has an id never changes."""
+    return Response(reads.picture(id), mimetype="image/png", headers={"Cache-Control": IMMUTABLE})
 
 
 def _refused(error: Exception) -> tuple[str, int, dict[str, str]]:

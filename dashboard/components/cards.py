@@ -107,7 +107,7 @@ def figure_card(
                 align="flex-start",
                 mb="xs",
             ),
-            html.Div(graph, role="group", **{"aria-label": f"Figure: {title}"}),
+            html.Div(graph, role="group", style={"minHeight": f"{height}px"}, **{"aria-label": f"Figure: {title}"}),
         ],
         withBorder=True,
         p="md",

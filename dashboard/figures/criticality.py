@@ -59,7 +59,7 @@ def ranking(block: BlockCriticality, scheme: Scheme) -> go.Figure:
             y=[influence for _, influence in others],
             mode="markers",
             name="on the next images",
-            marker={"color": colour("neutral", scheme), "size": 6, "symbol": "line-ew-open", "line": {"width": 2}},
+            marker={"color": colour("loss", scheme), "size": 9, "symbol": "line-ew-open", "line": {"width": 2}},
             hovertemplate="neuron %{x}: %{y:.4f} on one image<extra></extra>",
         )
     )

@@ -13,7 +13,7 @@ from dashboard.theme import Scheme, colour, series
 MEASURES = {
     "expertness": ("Expertness (energy inside co-clusters, %)", 100.0),
     "sparsity": ("Activations that are not positive (%)", 100.0),
-    "bound_bits": ("Bound on the information, log₂ M + Σ |S| b (bits)", 1.0),
+    "bound_bits": ("Bound on the information (bits)", 1.0),
 }
 """Field of a block → (title, scale from what is stored to what is drawn)."""
 

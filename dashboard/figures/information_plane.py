@@ -15,9 +15,9 @@ LABELS = {"baseline": "Fine-tuned", "sam": "SAM", "reweight": "Reweighted", "bot
 SMALLEST, LARGEST = 9.0, 30.0
 
 
-def information_plane(points: Sequence[PlanePoint], scheme: Scheme) -> go.Figure:
+def information_plane(points: Sequence[PlanePoint], scheme: Scheme, links: Sequence[str] = ()) -> go.Figure:
     """Each setting's snapshots with its Pareto front dashed; lower left is a better teacher, a smaller marker a better
-    student. Errors are drawn in percent."""
+    student. Errors are drawn in percent. `links`: for each point where a click on it leads."""
     if not points:
         return nothing("No teacher with information yet", scheme)
     made = figure(
@@ -43,6 +43,9 @@ def information_plane(points: Sequence[PlanePoint], scheme: Scheme) -> go.Figure
                 "opacity": 0.8,
             },
             text=[_hover(point) for point in members],
+            customdata=[link for point, link in zip(points, links, strict=True) if point.setting == setting]
+            if links
+            else None,
             hovertemplate="%{text}<extra></extra>",
         )
         front = sorted((point for point in members if point.on_front), key=lambda point: point.teacher_error)

@@ -19,6 +19,8 @@ from dashboard.theme import Scheme, colour, family_colour, series, template
 
 NO_RUN = "No pre-training has finished yet"
 MOST_NAMED = 16
+MOST_DRAWN = 5000
+LOGARITHMIC = {"type": "log", "dtick": "D2", "tickformat": "~g"}
 
 
 def over_shares(summaries: Sequence[KdepSummary], scheme: Scheme) -> go.Figure:
@@ -100,8 +102,9 @@ def losses(runs: Mapping[str, Points], scheme: Scheme) -> go.Figure:
             )
         )
     positive = all(value > 0 for points in drawn.values() for _, value in points)
+    logarithmic = LOGARITHMIC if positive and len(drawn) > 1 else {}
     made.update_xaxes(title_text="Step", rangemode="tozero")
-    made.update_yaxes(title_text="Loss of the pre-training", type="log" if positive and len(drawn) > 1 else "linear")
+    made.update_yaxes(title_text="Loss of the pre-training", **logarithmic)
     return made
 
 
@@ -126,7 +129,7 @@ def std_ratios(reports: Mapping[str, AlignmentReport], scheme: Scheme) -> go.Fig
                 hovertemplate="%{y:.3g}<extra>" + label + "</extra>",
             )
         )
-    made.update_yaxes(title_text="Largest / smallest channel std", type="log")
+    made.update_yaxes(title_text="Largest / smallest channel std", **LOGARITHMIC)
     return made
 
 
@@ -137,7 +140,7 @@ def teachers(found: Sequence[CandidateTeacher], scheme: Scheme) -> go.Figure:
     ordered = sorted(found, key=lambda one: (one.compactness is None, -(one.compactness or 0.0), one.model))[:40]
     names = [one.model for one in ordered]
     panels = (("Compactness", "compactness", 1.0), ("LogME", "logme", 1.0), ("Accuracy (%)", "accuracy", 100.0))
-    made = make_subplots(cols=3, rows=1, shared_yaxes=True, horizontal_spacing=0.04)
+    made = make_subplots(cols=3, rows=1, shared_yaxes=True, horizontal_spacing=0.08)
     for column, (title, field, scale) in enumerate(panels, start=1):
         values = [getattr(one, field) for one in ordered]
         made.add_trace(
@@ -152,7 +155,7 @@ def teachers(found: Sequence[CandidateTeacher], scheme: Scheme) -> go.Figure:
             row=1,
             col=column,
         )
-        made.update_xaxes(title_text=title, row=1, col=column)
+        made.update_xaxes(title_text=title, nticks=5, row=1, col=column)
     made.update_yaxes(type="category", autorange="reversed", showticklabels=True, col=1)
     made.update_layout(template=template(scheme), hovermode="closest")
     return made
@@ -168,11 +171,12 @@ def embedding(result: EmbeddingResult, class_names: Sequence[str], scheme: Schem
     named = len(shown) <= MOST_NAMED
     symbols = ("circle", "diamond", "square", "triangle-up", "x", "cross", "star", "hexagon")
     tones = series(scheme)
+    kind = go.Scattergl if len(points) > MOST_DRAWN else go.Scatter
     for rank, c in enumerate(shown):
         name = class_names[c] if 0 <= c < len(class_names) else str(c)
         inside = labels == c
         made.add_trace(
-            go.Scattergl(
+            kind(
                 x=points[inside, 0],
                 y=points[inside, 1],
                 mode="markers",

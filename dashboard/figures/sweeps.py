@@ -1,5 +1,5 @@
-"""What preparing a teacher does to it and to its student (Dong et al., arXiv:2506.23041): Table 1 by setting, and sweeps
-over ρ (Fig. 3), the weight of a branch, and pruned blocks (Fig. 4, 6).
+"""What preparing a teacher does to it and to its student (Dong et al., arXiv:2506.23041): Table 1 by setting, and
+sweeps over ρ (Fig. 3), the weight of a branch, and pruned blocks (Fig. 4, 6).
 """
 
 from __future__ import annotations

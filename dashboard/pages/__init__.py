@@ -12,6 +12,8 @@ Its state lives in the address: `dashboard.components.controls` writes it, callb
 
 from types import ModuleType
 
-from dashboard.pages import job, jobs, model, pair, pairs, studies, study, zoo
+from dashboard.pages import expertness, job, jobs, kdep, model, neurons, pair, pairs, plane, studies, study, zoo
 
-PAGES: tuple[ModuleType, ...] = (zoo, model, pairs, pair, studies, study, jobs, job)
+PAGES: tuple[ModuleType, ...] = (
+    zoo, model, pairs, pair, studies, study, plane, expertness, neurons, kdep, jobs, job,
+)  # fmt: skip

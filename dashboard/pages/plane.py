@@ -1,0 +1,331 @@
+"""Information plane: how much of an image a teacher still knows, against its error (Dong et al., Fig. 1-4, 6, Table 1).
+
+Two kinds of planes: models of the zoo whose information may be compared, and the teachers that one ReMem run prepared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import dash_mantine_components as dmc
+from dash import Dash, Input, Output, State, html, no_update
+
+from backend.domain.remem_protocol import sweep_table
+from backend.domain.remem_results import RememResult, SettingRow
+from dashboard import formats
+from dashboard.components import cards, controls, states
+from dashboard.figures import sweeps
+from dashboard.figures.information_plane import LABELS, information_plane
+from dashboard.figures.model_plane import model_plane
+from dashboard.reads import Plane, Reads, as_id
+from dashboard.theme import Scheme, as_scheme
+from dashboard.view import View, link, parse_query
+
+PATH = "/plane"
+HREF = "/plane"
+TITLE = "Information plane"
+NAV = ("Information", "plane")
+ZOO = "zoo-"
+
+
+def layout(reads: Reads, view: View) -> Any:
+    options = _options(reads)
+    head = cards.page_title(
+        "Information plane",
+        "A strong teacher that forgot its images teaches badly: error against what a decoder can still restore.",
+    )
+    if not options:
+        return [
+            head,
+            states.empty(
+                "Nothing has been measured yet",
+                "Measure how much information the features of models hold (they need a scan on the same split), or "
+                "let ReMem prepare a teacher and distil it; every snapshot becomes a point here.",
+                [
+                    "zoograft analyse information --model NAME --model OTHER --dataset DATA",
+                    "zoograft remem --model VIT --student NET --dataset DATA --set settings=all",
+                ],
+                [("To the zoo", "/"), ("Jobs", "/jobs")],
+            ),
+        ]
+    return [
+        head,
+        controls.filters(
+            controls.select("of", "What to look at", view, options, default=options[0][0], w=520, searchable=True)
+        ),
+        html.Div(states.skeleton(), id="plane-body"),
+    ]
+
+
+def register(app: Dash, reads: Reads, actions: Any) -> None:
+    @app.callback(
+        Output("plane-body", "children"),
+        Input("url", "search"),
+        Input("scheme", "data"),
+        State("url", "pathname"),
+    )
+    def draw(search: str, scheme: str, path: str) -> Any:
+        if path.rstrip("/") != PATH:
+            return no_update
+        chosen = _chosen(reads, View(PATH, {}, parse_query(search)))
+        if chosen is None:
+            return no_update
+        if isinstance(chosen, Plane):
+            return _zoo(chosen, as_scheme(scheme))
+        return _remem(*chosen, as_scheme(scheme))
+
+    app.clientside_callback(
+        "dash_clientside.zoograft.follow",
+        Output("plane-points", "className"),
+        Input("plane-points", "clickData"),
+        prevent_initial_call=True,
+    )
+
+
+def _options(reads: Reads) -> list[tuple[str, str]]:
+    runs = [
+        (str(run.job_id), f"ReMem: {run.subject}, {formats.moment(run.finished_at)} UTC") for run in reads.remem_runs()
+    ]
+    planes = [
+        (
+            ZOO + plane.key,
+            f"Zoo: {len(plane.members)} model{'s' if len(plane.members) > 1 else ''} on {plane.dataset} ({plane.split})"
+            f", features of {_feature(plane)}",
+        )
+        for plane in reads.planes()
+    ]
+    several = [one for one, plane in zip(planes, reads.planes(), strict=True) if len(plane.members) > 1]
+    alone = [one for one in planes if one not in several]
+    return [*runs, *several, *alone]
+
+
+def _feature(plane: Plane) -> str:
+    told = plane.members[0].information
+    return f"{'×'.join(map(str, told.feature_grid))}×{told.feature_width}"
+
+
+def _chosen(reads: Reads, view: View) -> Plane | tuple[str, RememResult, dict[str, Any]] | None:
+    options = [one for one, _ in _options(reads)]
+    wanted = view.text("of") or (options[0] if options else "")
+    if wanted.startswith(ZOO):
+        return next((plane for plane in reads.planes() if ZOO + plane.key == wanted), None)
+    return (wanted, *reads.remem(as_id(wanted, "ReMem run"))) if wanted else None
+
+
+def _zoo(plane: Plane, scheme: Scheme) -> list[Any]:
+    told = plane.members[0].information
+    student = next((one.student for one in plane.members if one.student), None)
+    size = (
+        f"Markers grow with the error of {student} taught by that model alone."
+        if student
+        else "No student was taught by one of them alone on these data, so that all markers are small."
+    )
+    rows = [
+        [
+            dmc.Anchor(one.model, href=link("zoo", one.model), size="sm"),
+            formats.percent(one.teacher_error),
+            f"{one.information.excess_nats:.4f}",
+            f"{one.information.loss_nats:.4f}",
+            f"{one.information.floor_nats:.4f}",
+            formats.percent(one.student_error),
+            "yes" if one.on_front else "",
+        ]
+        for one in sorted(plane.members, key=lambda one: one.teacher_error)
+    ]
+    conditions: list[tuple[str, Any]] = [
+        ("Images", f"{told.data}; {told.n_images:,} to learn the decoder, {told.n_heldout:,} to score it"),
+        ("Features", f"{told.feature_grid[0]} × {told.feature_grid[1]}, {told.feature_width:,} channels"),
+        ("Restored images", f"{told.image_size[0]} × {told.image_size[1]} pixels"),
+        (
+            "Decoder",
+            f"{told.updates:,} updates of {told.batch_size} images, lr {told.lr:g}, decay {told.weight_decay:g}",
+        ),
+    ]
+    return [
+        cards.figure_card(
+            "plane-points",
+            f"Models on {plane.dataset} ({plane.split})",
+            f"Lower left is a better teacher. {size} Click a model to open it.",
+            height=540,
+            figure=model_plane(plane.members, scheme),
+        ),
+        cards.section(
+            "Models",
+            cards.table(
+                ("Model", "Test error", "Excess (nats)", "Loss", "Floor", "Student's error", "On the front"),
+                rows,
+                label="Models on this plane",
+                numeric=(1, 2, 3, 4, 5),
+            ),
+            right=cards.downloads(None, "plane-points", "the models of this plane"),
+        ),
+        cards.section(
+            "What makes them comparable",
+            cards.facts(conditions),
+            text="Models that differ in any of this stand on planes of their own.",
+        ),
+    ]
+
+
+def _remem(id: str, result: RememResult, rest: dict[str, Any], scheme: Scheme) -> list[Any]:
+    best = result.teachers[result.best]
+    student = best.best_student
+    rows = {row.setting: row for row in result.table}
+    chosen = rows.get(best.setting)
+    teacher_name, student_name = rest.get("published_teacher"), rest.get("published_student")
+    job = link("jobs", id)
+    links = [link("zoo", teacher_name) if teacher_name and _is_best(point, result) else job for point in result.plane]
+    numbers = [
+        cards.number_card("Best setting", LABELS[best.setting], f"stopped after {best.best_stop_point:,} steps"),
+        cards.number_card(
+            "Its student's accuracy",
+            formats.percent(None if chosen is None else chosen.student_accuracy),
+            _interval(chosen, "student_accuracy"),
+        ),
+        cards.number_card(
+            "Above the baseline",
+            formats.signed_percent(None if chosen is None else chosen.gain),
+            _interval(chosen, "gain"),
+        ),
+        cards.number_card(
+            "Images", f"{result.n_train:,}", f"{result.n_validation:,} to choose by, {result.n_test:,} to test"
+        ),
+    ]
+    facts: list[tuple[str, Any]] = [
+        ("Job", dmc.Anchor(id, href=job)),
+        ("Teacher", dmc.Anchor(result.model, href=link("zoo", result.model))),
+        ("Data", result.dataset),
+        ("Metric", {"top1": "top-1 accuracy", "mean_per_class": "mean accuracy per class"}[result.metric]),
+    ]
+    if result.student:
+        facts.insert(2, ("Student", dmc.Anchor(result.student, href=link("zoo", result.student))))
+    if teacher_name:
+        facts.append(("Prepared teacher", dmc.Anchor(teacher_name, href=link("zoo", teacher_name))))
+    if student_name and student is not None:
+        facts.append(("Distilled student", dmc.Anchor(student_name, href=link("zoo", student_name))))
+    facts += [("Left out", text) for text in result.failures]
+    swept = [rows for name in sweeps.PARAMETERS if len(rows := sweep_table(result.teachers, name)) > 1]
+    return [
+        cards.number_row(numbers),
+        cards.figure_card(
+            "plane-points",
+            f"Teachers prepared from {result.model}",
+            "Every snapshot is a point; markers grow with the student's error; the Pareto front of each setting is "
+            "dashed. Click a point to open the published teacher, or the job of one that was not kept.",
+            height=540,
+            figure=information_plane(result.plane, scheme, links),
+        ),
+        html.Div(
+            [
+                cards.figure_card(
+                    "plane-settings",
+                    "Settings",
+                    "Accuracy on test of the teacher and of the student chosen on validation.",
+                    height=340,
+                    figure=sweeps.settings(result.table, scheme),
+                ),
+                cards.section(
+                    "In numbers",
+                    _table(result.table),
+                    html.Div(cards.facts(facts), style={"marginTop": "12px"}),
+                    text="Means over seeds; gain: the student above the baseline's of the same seed; excess in nats.",
+                ),
+            ],
+            className="two-columns",
+        ),
+        html.Div(
+            [
+                cards.figure_card(
+                    f"plane-sweep-{rows[0].parameter.replace('_', '-')}",
+                    sweeps.PARAMETERS[rows[0].parameter],
+                    "At each value everything else is chosen on validation.",
+                    table="plane-sweeps",
+                    height=340,
+                    figure=sweeps.sweep(rows, scheme),
+                )
+                for rows in swept
+            ],
+            className="two-columns" if len(swept) > 1 else None,
+        ),
+    ]
+
+
+def _is_best(point: Any, result: RememResult) -> bool:
+    best = result.teachers[result.best]
+    tuning = best.tuning
+    return (point.stop_point, point.seed, point.lr, point.rho, point.mlp_weight) == (
+        best.best_stop_point,
+        tuning.seed,
+        tuning.lr,
+        tuning.rho,
+        tuning.mlp_weight,
+    )
+
+
+def _interval(row: SettingRow | None, field: str) -> str:
+    if row is None:
+        return ""
+    low, high = getattr(row, f"{field}_low"), getattr(row, f"{field}_high")
+    if low is None or high is None:
+        return f"{row.n_seeds} seed" + ("" if row.n_seeds == 1 else "s")
+    return f"{formats.interval(low, high)}, {row.n_seeds} seeds"
+
+
+def _table(rows: tuple[SettingRow, ...]) -> Any:
+    return cards.table(
+        ("Setting", "Student", "Gain", "Teacher", "Excess"),
+        [
+            [
+                LABELS[row.setting],
+                formats.percent(row.student_accuracy),
+                formats.signed_percent(row.gain),
+                formats.percent(row.teacher_accuracy),
+                formats.number(row.excess_nats, 4),
+            ]
+            for row in rows
+        ],
+        label="Settings",
+        numeric=(1, 2, 3, 4),
+    )
+
+
+def _points_csv(reads: Reads, view: View) -> Iterator[dict[str, Any]]:
+    chosen = _chosen(reads, view)
+    if isinstance(chosen, Plane):
+        for one in chosen.members:
+            told = one.information.model_dump(mode="json", exclude={"model", "feature_grid", "image_size"})
+            yield {
+                "model": one.model,
+                "family": one.family,
+                "teacher_error": one.teacher_error,
+                "student": one.student,
+                "student_error": one.student_error,
+                "on_front": one.on_front,
+                **told,
+                "feature_grid": "x".join(map(str, one.information.feature_grid)),
+                "image_size": "x".join(map(str, one.information.image_size)),
+            }
+    elif chosen is not None:
+        for point in chosen[1].plane:
+            yield point.model_dump()
+
+
+def _settings_csv(reads: Reads, view: View) -> Iterator[dict[str, Any]]:
+    chosen = _chosen(reads, view)
+    if chosen is not None and not isinstance(chosen, Plane):
+        for row in chosen[1].table:
+            yield row.model_dump()
+
+
+def _sweeps_csv(reads: Reads, view: View) -> Iterator[dict[str, Any]]:
+    chosen = _chosen(reads, view)
+    if chosen is not None and not isinstance(chosen, Plane):
+        for name in sweeps.PARAMETERS:
+            rows = sweep_table(chosen[1].teachers, name)
+            if len(rows) > 1:
+                for row in rows:
+                    yield row.model_dump()
+
+
+TABLES = {"plane-points": _points_csv, "plane-settings": _settings_csv, "plane-sweeps": _sweeps_csv}
