@@ -96,13 +96,13 @@ class ScanPass:
         Raises:
             BadInput: it cannot be built, its weights are not those that were added, or its classes do not fit.
         """
+        outputs = outputs_for(model, dataset)
         module = build(model)
         weights_hash = hash_weights(module)
         if model.weights_hash is not None and weights_hash != model.weights_hash:
             raise BadInput(
                 "checkpoint", model.checkpoint or model.name, "weights that did not change since it was added"
             )
-        outputs = outputs_for(model, dataset)
         return Entrant(model, module.to(self.device), outputs, weights_hash, count_parameters(module))
 
     def has_room(self, entrants: Sequence[Entrant], model: Model) -> bool:

@@ -23,6 +23,7 @@ from workers.inputs.imagefolder import read_imagefolder
 from workers.inputs.images import Images
 from workers.inputs.label_spaces import class_keys, class_names
 from workers.inputs.parquet import read_parquet
+from workers.inputs.roots import inside_roots
 from workers.inputs.shards import read_webdataset
 
 Reader = Callable[[str | None, dict[str, Any], Settings], dict[str, Images]]
@@ -142,18 +143,3 @@ def _located(spec: DatasetSpec, settings: Settings) -> str | None:
     if spec.location is None:
         raise BadInput("location", None, f"where the {spec.source} data set is")
     return str(inside_roots(Path(spec.location), settings.data_roots, "location"))
-
-
-def inside_roots(path: Path, roots: Sequence[Path], field: str) -> Path:
-    """The absolute path with its links resolved; where data roots are set, one that lies in them.
-
-    Raises:
-        BadInput: it does not exist, or lies outside.
-    """
-    try:
-        resolved = path.expanduser().resolve(strict=True)
-    except (OSError, RuntimeError, ValueError):
-        raise BadInput(field, str(path), "an existing file or folder") from None
-    if roots and not any(resolved.is_relative_to(root.resolve()) for root in roots):
-        raise BadInput(field, str(path), f"a path below {', '.join(str(root) for root in roots)}")
-    return resolved

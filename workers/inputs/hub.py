@@ -20,6 +20,7 @@ from backend.domain.errors import BadInput, MissingExtra
 from backend.settings import Settings
 from workers.inputs.decoding import BadImage, to_rgb
 from workers.inputs.images import EncodedImages, Images
+from workers.inputs.roots import inside_roots
 
 _TORCHVISION_SPLITS = {"train": "train", "val": "validation"}
 
@@ -35,6 +36,8 @@ def read_huggingface(location: str | None, options: dict[str, Any], settings: Se
     _only(options, {"image", "label", "splits"})
     if not location:
         raise BadInput("location", location, "the name of a Hugging Face data set or a local folder")
+    if Path(location).exists():
+        location = str(inside_roots(Path(location), settings.data_roots, "location"))
     image, label = str(options.get("image", "image")), str(options.get("label", "label"))
     try:
         names = options.get("splits") or datasets.get_dataset_split_names(location)
@@ -67,7 +70,10 @@ def read_torchvision(location: str | None, options: dict[str, Any], settings: Se
     from timm.data import create_dataset
 
     _only(options, {"root", "download"})
-    root = Path(options.get("root") or settings.data_dir / "cache" / "torchvision")
+    given = options.get("root")
+    root = settings.data_dir / "cache" / "torchvision"
+    if given is not None:
+        root = inside_roots(Path(str(given)), settings.data_roots, "options.root")
     splits: dict[str, Images] = {}
     for name, timm_name in _TORCHVISION_SPLITS.items():
         try:

@@ -36,10 +36,10 @@ from backend.domain.label_spaces import label_space
 from backend.domain.records import bad_input
 from backend.settings import Settings
 from workers.inputs.checkpoints import load_weights
-from workers.inputs.datasets import inside_roots
 from workers.inputs.factories import call_factory
 from workers.inputs.families import family
 from workers.inputs.label_spaces import head_space
+from workers.inputs.roots import inside_roots
 from workers.science.preprocessed import Preprocessed
 
 _PREPROCESSING_FIELDS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")

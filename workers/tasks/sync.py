@@ -8,7 +8,7 @@ from typing import Any
 from backend.domain.progress import Progress
 from backend.domain.specs import SyncSpec
 from backend.store import catalog
-from workers.inputs.datasets import inside_roots
+from workers.inputs.roots import inside_roots
 from workers.inputs.timm_catalog import describe_tags, pretrained_tags, read_results, results_name
 from workers.lifecycle import RunningJob
 
