@@ -123,7 +123,7 @@ def template(scheme: Scheme) -> go.layout.Template:
             "legend": {"orientation": "h", "yanchor": "bottom", "y": 1.01, "xanchor": "left", "x": 0},
             "colorscale": {"sequential": density_scale(scheme)},
             "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": ground["dimmed"], "activecolor": ground["text"]},
-        }
+        },
     )
 
 

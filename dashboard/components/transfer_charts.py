@@ -114,7 +114,7 @@ def listing(rows: Sequence[StudyRow], most: int = 200) -> Any:
     head = ("Job", "Method", "Teachers", "Student", "Δ", "Above control", "Gain", "Loss", "Before", "After")
     shown = [
         [
-            dmc.Anchor(row.job_id[:8], href=link("jobs", row.job_id), size="sm"),
+            dmc.Anchor(row.job_id[-8:], href=link("jobs", row.job_id), size="sm"),
             row.label,
             ", ".join(row.teachers) or "none",
             row.student,

@@ -72,7 +72,15 @@ def layout(reads: Reads, view: View) -> Any:
         grids.grid(
             "jobs-grid",
             [
-                grids.column("subject", "What", cellRenderer="ZgLink", flex=3, minWidth=220, sortable=False),
+                grids.column(
+                    "subject",
+                    "What",
+                    cellRenderer="ZgLink",
+                    tooltipField="subject",
+                    flex=3,
+                    minWidth=220,
+                    sortable=False,
+                ),
                 grids.column("kind", "Kind", width=90),
                 grids.column("state", "State", cellRenderer="ZgState", width=105),
                 grids.column("step", "Progress", cellRenderer="ZgProgress", width=135, sortable=False),

@@ -125,8 +125,24 @@ def layout(reads: Reads, view: View) -> Any:
             grids.grid(
                 "pairs-grid",
                 [
-                    grids.column("teacher", "Teacher", cellRenderer="ZgLink", flex=2, minWidth=130, sortable=False),
-                    grids.column("student", "Student", cellRenderer="ZgLink", flex=2, minWidth=130, sortable=False),
+                    grids.column(
+                        "teacher",
+                        "Teacher",
+                        cellRenderer="ZgLink",
+                        tooltipField="teacher",
+                        flex=2,
+                        minWidth=165,
+                        sortable=False,
+                    ),
+                    grids.column(
+                        "student",
+                        "Student",
+                        cellRenderer="ZgLink",
+                        tooltipField="student",
+                        flex=2,
+                        minWidth=165,
+                        sortable=False,
+                    ),
                     grids.numeric("positive_flip_rate", "Pos. flips", grids.PERCENT, width=92),
                     grids.column("positive", "95 % (in %)", type="rightAligned", width=114, sortable=False),
                     grids.numeric("negative_flip_rate", "Neg. flips", grids.PERCENT, width=92),

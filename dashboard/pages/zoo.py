@@ -54,15 +54,16 @@ def layout(reads: Reads, view: View) -> Any:
         grids.grid(
             "zoo-grid",
             [
-                grids.column("name", "Model", cellRenderer="ZgLink", flex=3, minWidth=190),
-                grids.column("family", "Family", cellRenderer="ZgFamily", width=130),
-                grids.numeric("param_count", "Parameters", grids.PARAMS, width=115),
-                grids.numeric("accuracy", "Accuracy", grids.PERCENT, width=105),
-                grids.numeric("n_samples", "Samples", grids.WHOLE, width=95),
-                grids.numeric("n_datasets", "Data sets", grids.WHOLE, width=95),
-                grids.column("student", "Made from", cellRenderer="ZgLink", flex=2, minWidth=140),
+                grids.column("name", "Model", cellRenderer="ZgLink", tooltipField="name", flex=3, minWidth=230),
+                grids.column("family", "Family", cellRenderer="ZgFamily", width=122),
+                grids.numeric("param_count", "Parameters", grids.PARAMS, width=108),
+                grids.numeric("accuracy", "Accuracy", grids.PERCENT, width=98),
+                grids.numeric("n_samples", "Samples", grids.WHOLE, width=88),
+                grids.numeric("n_datasets", "Data sets", grids.WHOLE, width=92),
+                grids.column(
+                    "student", "Made from", cellRenderer="ZgLink", tooltipField="student", flex=2, minWidth=150
+                ),
                 grids.column("method", "By", width=80),
-                grids.column("source", "Source", width=95),
             ],
             label="Models of the zoo",
             height=640,

@@ -1,0 +1,162 @@
+"""The journeys of a researcher, walked in a real browser against a running service, in light and in dark."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.services.browsing import Service
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+SLOW_MS = 60_000
+
+
+@pytest.fixture(autouse=True)
+def _patience(page) -> None:
+    page.set_default_timeout(SLOW_MS)
+
+
+def says(page, selector: str, text: str) -> None:
+    """Wait until an element says something."""
+    page.locator(selector, has_text=text).wait_for()
+
+
+def test_find_a_pair_and_see_its_flipped_images(page, scheme):
+    page.goto("/")
+    page.wait_for_selector("#zoo-grid .cell-link")
+    assert page.evaluate("document.documentElement.dataset.mantineColorScheme") == scheme
+    page.get_by_role("link", name="Pairs").click()
+    page.wait_for_selector("#pairs-grid .cell-link")
+    says(page, "#pairs-count", "6 of 6 pairs")
+    page.get_by_label("Student", exact=True).fill("vit")
+    says(page, "#pairs-count", "2 of 6 pairs")
+    assert "student=vit" in page.url
+
+    # The address is the state: the same link opens the same picture, and back takes the filter away.
+    page.reload()
+    says(page, "#pairs-count", "2 of 6 pairs")
+    assert page.get_by_label("Student", exact=True).input_value() == "vit"
+
+    page.locator("#pairs-grid .cell-link", has_text="tiny-resnet").first.click()
+    page.wait_for_url("**/pairs/tiny-resnet/tiny-vit?**")
+    page.wait_for_selector(".sample img")
+    page.wait_for_function("[...document.querySelectorAll('.sample img')].every(i => i.complete && i.naturalWidth > 0)")
+    answers = page.locator(".sample").first.locator(".answers li")
+    assert answers.count() == 10
+    assert re.search(r"\d+\.\d %", answers.first.inner_text())
+    label = page.locator(".sample h3").first.inner_text()
+    assert page.locator(".sample").first.locator(".answers ol").first.locator("li").first.inner_text().startswith(label)
+
+    page.get_by_text("Only the student right").click()
+    page.wait_for_function("location.search.includes('kind=negative')")
+    page.wait_for_function(
+        """() => { const li = document.querySelector('.sample .answers > div:last-child li');
+                   return !li || li.classList.contains('right'); }"""
+    )
+
+
+def test_click_a_point_opens_the_pair(page):
+    page.goto("/pairs")
+    page.wait_for_selector("#pairs-figure .point")
+    page.locator("#pairs-figure .point").first.click(force=True)
+    page.wait_for_url("**/pairs/*/*?on=digits**")
+    page.wait_for_selector("#pair-classes .bars")
+
+
+def test_submit_a_transfer_watch_it_finish_and_open_the_student(page):
+    page.goto("/pairs/tiny-resnet/tiny-vit?on=digits/val")
+    form = page.locator("#tf-fields")
+    form.get_by_label("epochs", exact=True).fill("2")
+    form.get_by_label("lr", exact=True).fill("0.01")
+    says(page, "#tf-preview", "--set epochs=2 --set lr=0.01")
+    page.locator("#tf-start").click()
+    page.wait_for_url("**/jobs/*")
+    page.wait_for_selector("#job-status .state-running", timeout=SLOW_MS)
+    page.wait_for_selector("#job-status .state-succeeded", timeout=180_000)
+    page.wait_for_selector("#job-loss .scatterlayer .trace")
+    page.wait_for_selector("#job-delta .scatterlayer .trace")
+    assert "Δ transfer" in page.locator("#job-outcome").inner_text()
+    page.locator(".open-student").click()
+    page.wait_for_url("**/zoo/tiny-vit-kl_dp-*")
+    page.get_by_text("Where it comes from").wait_for()
+    assert page.locator(".facts").first.get_by_role("link", name="tiny-resnet").count() == 1
+
+
+def test_cancel_a_running_job(page, zoo_service: Service):
+    id = zoo_service.submit("sleep", {"steps": 3000, "step_s": 0.1})
+    page.goto("/jobs?state=open")
+    page.wait_for_selector(f'#jobs-grid a[href="/jobs/{id}"]')
+    page.locator(f'#jobs-grid a[href="/jobs/{id}"]').click()
+    page.wait_for_selector("#job-status .state-running")
+    page.locator("#job-cancel").click()
+    page.wait_for_selector("#job-status .state-cancelled")
+    assert zoo_service.wait(id)["state"] == "cancelled"
+    page.wait_for_selector("#job-retry:not([disabled])")
+    assert page.locator("#job-cancel").is_disabled()
+
+
+def test_a_failed_job_says_why_and_what_to_do(page, zoo_service: Service):
+    id = zoo_service.submit("sleep", {"steps": 5, "fault": "nan", "fault_step": 2})
+    assert zoo_service.wait(id)["state"] == "failed"
+    page.goto(f"/jobs/{id}")
+    page.wait_for_selector("#job-status .state-failed")
+    said = page.locator("#job-status").inner_text()
+    assert "nonfinite_loss" in said
+    assert "Retry" in said
+    page.locator("#job-retry").click()
+    page.wait_for_url(lambda url: "/jobs/" in url and id not in url)
+    page.get_by_text("Tries again").wait_for()
+
+
+def test_the_studys_figures_are_drawn_and_filter_survives_back(page, zoo_service: Service):
+    page.goto(f"/studies/{zoo_service.study_id}")
+    for name in ("success", "methods", "bins", "balance", "top", "size"):
+        page.wait_for_selector(f"#study-{name} .cartesianlayer .trace")
+    assert "kl_dp" in page.locator("#study-tables").inner_text()
+    page.get_by_role("link", name="Transfers").click()
+    page.wait_for_selector("#all-success .cartesianlayer .trace")
+    page.go_back()
+    page.wait_for_selector("#study-success .cartesianlayer .trace")
+
+
+def test_choose_a_theme_and_it_stays(page, scheme):
+    other = "dark" if scheme == "light" else "light"
+    page.goto("/pairs")
+    page.wait_for_selector("#pairs-figure .main-svg")
+    page.get_by_text(other.capitalize(), exact=True).click()
+    page.wait_for_function(f"document.documentElement.dataset.mantineColorScheme === '{other}'")
+    ground = {"dark": "rgb(30, 34, 39)", "light": "rgb(255, 255, 255)"}[other]
+    page.wait_for_function(
+        f"document.querySelector('#pairs-figure .main-svg')?.style.background.includes('{ground}')", timeout=SLOW_MS
+    )
+    page.goto("/jobs")
+    page.wait_for_selector("#page h1")
+    assert page.evaluate("document.documentElement.dataset.mantineColorScheme") == other
+
+
+def test_downloads_are_files(page):
+    page.goto("/pairs?teacher=resnet")
+    page.wait_for_selector("#pairs-figure .main-svg")
+    for label, ending in (("CSV", ".csv"), ("SVG", ".svg"), ("PNG", ".png")):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=re.compile(f"^Download as {label}: Pairs in the plane")).click()
+        assert download.value.suggested_filename.endswith(ending)
+        content = download.value.path().read_bytes()
+        assert len(content) > 200
+        if ending == ".csv":
+            assert content.decode().splitlines()[1].startswith("tiny-resnet,")
+
+
+def test_the_keyboard_reaches_a_pair(page):
+    page.goto("/")
+    page.wait_for_selector("#zoo-grid .cell-link")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip-link"
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.textContent") == "Pairs":
+            break
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/pairs")
+    page.wait_for_selector("#pairs-grid .cell-link")
