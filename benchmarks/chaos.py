@@ -1,21 +1,24 @@
 """Every promise about jobs, tested by breaking things: the scripts of tests/reliability, as one table.
 
-    python benchmarks/chaos.py                        in full (make chaos): at most a quarter of an hour
-    python benchmarks/chaos.py --quick                one seed, three kills a store (a part of make test)
-    python benchmarks/chaos.py --mutants              each guard taken away: its script must then fail
+    python -m benchmarks.chaos --full                 make chaos: at most a quarter of an hour on two cores
+    python -m benchmarks.chaos --quick                one seed, three kills a store (tests/reliability/test_battery.py)
+    python -m benchmarks.chaos --mutants              each guard taken away: its script must then fail
 
-Seeded, bounded in time; ends with one line `N passed, N failed`, writes benchmarks/chaos.json, exits 1 when one failed.
+Seeded, each script bounded in time, two at once (they mostly wait; throughput runs alone). Ends with one line
+`N passed, N failed`, writes benchmarks/results/chaos.json, exits 1 when one failed.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +49,7 @@ def full(seed: int) -> list[Run]:
             for db in stores[::2]
         ),
         Run("chaos_kill", ("--db", "postgres", "--count", "20", *s)),
-        *(Run("chaos_zombie", ("--db", db, "--count", "8", *s)) for db in stores[:2]),
+        *(Run("chaos_zombie", ("--db", db, "--count", "8", *s), limit_s=300) for db in stores[:2]),
         Run("chaos_pg", ("--db", "postgres", "--count", "5", "--outage-s", "60", *s)),
         Run("chaos_redis", ("--count", "5", *s)),
         *(Run("cancel_race", ("--db", db, "--count", "100", *s)) for db in stores[:2]),
@@ -57,6 +60,10 @@ def full(seed: int) -> list[Run]:
         Run("nan", ("--db", "sqlite", "--count", "30", *s)),
         Run("clock", ("--count", "2", *s)),
         Run("two_hosts", ("--count", "40", *s)),
+        *(Run("dup_submit", ("--db", db, *s)) for db in stores[:2]),
+        *(Run("claim_race", ("--db", db, "--count", "1500", *s)) for db in stores[:2]),
+        *(Run("state_machine", ("--db", db, "--count", "50", *s)) for db in stores[:2]),
+        *(Run("fault_injection", ("--db", db, "--stride", "3", *s)) for db in stores[:2]),
         *(Run("throughput", ("--db", db, "--count", "1000", *s)) for db in stores[:2]),
     ]
 
@@ -99,7 +106,7 @@ def mutants(seed: int) -> list[Run]:
     ]
 
 
-def perform(run: Run) -> tuple[str, float, str]:
+def perform(run: Run) -> tuple[Run, str, float, str]:
     """Outcome (passed, failed, skipped), seconds, and what was counted or went wrong."""
     began = time.monotonic()
     process = subprocess.Popen(
@@ -120,39 +127,46 @@ def perform(run: Run) -> tuple[str, float, str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
-        return "failed", time.monotonic() - began, f"not done within {run.limit_s} s"
+        return run, "failed", time.monotonic() - began, f"not done within {run.limit_s} s"
     seconds = time.monotonic() - began
     lines = [line for line in output.splitlines() if line.startswith("{")]
     found = json.loads(lines[-1]) if lines else {}
     if process.returncode == SKIPPED:
-        return "skipped", seconds, found.get("skipped", "")
+        return run, "skipped", seconds, found.get("skipped", "")
     if not found:
-        return "failed", seconds, errors.strip().splitlines()[-1] if errors.strip() else "no result"
+        return run, "failed", seconds, errors.strip().splitlines()[-1] if errors.strip() else "no result"
     breached = process.returncode != 0
     hidden = ("test", "db", "seed", "seconds", "breaches")
     shown = ", ".join(f"{name} {value}" for name, value in found.items() if name not in hidden)
     if breached:
         shown = "; ".join(str(one) for one in found.get("breaches", ())[:3])
-    return ("passed" if breached == run.fails else "failed"), seconds, shown
+    return run, ("passed" if breached == run.fails else "failed"), seconds, shown
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--full", action="store_true", help="every script with its full counts (the default)")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--mutants", action="store_true")
     parser.add_argument("--only", default="", help="run only the scripts whose names contain this")
+    parser.add_argument("--at-once", type=int, default=2)
     options = parser.parse_args()
     runs = quick(options.seed) if options.quick else mutants(options.seed) if options.mutants else full(options.seed)
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     table = []
     print(f"{'outcome':8} {'seconds':>8}  run")
-    for run in [run for run in runs if options.only in run.name]:
-        outcome, seconds, shown = perform(run)
-        counts[outcome] += 1
-        table.append({"run": run.name, "outcome": outcome, "seconds": round(seconds, 1), "detail": shown})
-        print(f"{outcome:8} {seconds:8.1f}  {run.name}\n{'':19}{shown[:300]}", flush=True)
-    (ROOT / "benchmarks" / "chaos.json").write_text(json.dumps(table, indent=1) + "\n")
+    chosen = [run for run in runs if options.only in run.name]
+    alone = [run for run in chosen if run.script == "throughput"]
+    with ThreadPoolExecutor(options.at_once) as pool:
+        together = pool.map(perform, [run for run in chosen if run not in alone])
+        for run, outcome, seconds, shown in itertools.chain(together, map(perform, alone)):
+            counts[outcome] += 1
+            table.append({"run": run.name, "outcome": outcome, "seconds": round(seconds, 1), "detail": shown})
+            print(f"{outcome:8} {seconds:8.1f}  {run.name}\n{'':19}{shown[:300]}", flush=True)
+    results = ROOT / "benchmarks" / "results"
+    results.mkdir(exist_ok=True)
+    (results / "chaos.json").write_text(json.dumps(table, indent=1) + "\n")
     skipped = f" ({counts['skipped']} skipped)" if counts["skipped"] else ""
     print(f"{counts['passed']} passed, {counts['failed']} failed{skipped}")
     return 1 if counts["failed"] else 0
