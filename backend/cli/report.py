@@ -8,10 +8,13 @@ from pathlib import Path
 from uuid import UUID
 
 from backend.cli import report_page
+from backend.cli.report_kdep import kdep_page
 from backend.cli.report_pair import pair_page
 from backend.cli.report_study import study_page
 from backend.domain.errors import BadInput
+from backend.domain.kdep_studies import is_kdep_study
 from backend.settings import Settings
+from backend.store.queries import jobs as job_queries
 from backend.store.session import Store
 
 
@@ -38,7 +41,9 @@ def write_report(
     if pair is not None and study is None:
         page = pair_page(settings, store, *pair, dataset=dataset, split=split, footer=footer)
     elif study is not None and pair is None:
-        page = study_page(store, study, footer=footer)
+        with store.read() as connection:
+            pretraining = is_kdep_study(job_queries.study(connection, study).job.spec)
+        page = (kdep_page if pretraining else study_page)(store, study, footer=footer)
     else:
         raise BadInput("report", None, "either a pair or a study")
     report_page.write(page, output)

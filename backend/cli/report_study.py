@@ -18,6 +18,7 @@ from backend.domain.datasets import Dataset
 from backend.domain.errors import NotFound
 from backend.domain.evaluations import Evaluation
 from backend.domain.jobs import Job
+from backend.domain.kdep_studies import KdepStudySpec
 from backend.domain.pairs import Pair
 from backend.domain.records import content_hash
 from backend.domain.specs import ScanSpec, TransferSpec
@@ -58,6 +59,7 @@ def study_page(store: Store, id: UUID, *, footer: str) -> Page:
     with store.read() as connection:
         found = job_queries.study(connection, id)
         table = studies.study_table(connection, id)
+        assert isinstance(table, StudyTable), "KDEP studies have a page of their own"
         spec = studies.parse(found.job.spec)
         entry = _dataset(connection, spec.dataset)
         zoo = _zoo(connection, spec, entry)
@@ -75,7 +77,11 @@ def study_page(store: Store, id: UUID, *, footer: str) -> Page:
         Section("figures", "Transfers", _figures(rows, table, zoo)),
         Section("zoo", "The zoo", _zoo_blocks(zoo, spec)),
         Section("rows", "Every transfer", _rows(table.rows)),
-        Section("provenance", "Where this comes from", _provenance(study, spec, entry, zoo, jobs)),
+        Section(
+            "provenance",
+            "Where this comes from",
+            provenance(study, spec, [entry] if entry else [], list(zoo.models.values()), jobs),
+        ),
     ]
     states = ", ".join(f"{count} {state}" for state, count in sorted(found.children.items()))
     return Page(
@@ -366,7 +372,14 @@ def _rows(rows: Sequence[StudyRow]) -> list[Any]:
     ]
 
 
-def _provenance(study: Job, spec: StudySpec, entry: Dataset | None, zoo: _Zoo, jobs: Sequence[Job]) -> list[Any]:
+def provenance(
+    study: Job,
+    spec: StudySpec | KdepStudySpec,
+    datasets: Sequence[Dataset],
+    models: Sequence[Model],
+    jobs: Sequence[Job],
+) -> list[Any]:
+    """What a study was made from and with: ids, hashes, versions, seeds, and its file."""
     versions: dict[str, set[str]] = {}
     devices: set[str] = set()
     for job in jobs:
@@ -384,11 +397,13 @@ def _provenance(study: Job, spec: StudySpec, entry: Dataset | None, zoo: _Zoo, j
         ("devices", ", ".join(sorted(devices)) or "not recorded"),
         *((f"version of {name}", ", ".join(sorted(values))) for name, values in sorted(versions.items())),
     ]
-    if entry is not None:
-        facts += [(f"fingerprint of {entry.name}/{name}", one.fingerprint) for name, one in entry.splits.items()]
     facts += [
-        (f"weights of {name}", model.weights_hash or "not known (imported predictions)")
-        for name, model in zoo.models.items()
+        (f"fingerprint of {entry.name}/{name}", one.fingerprint)
+        for entry in datasets
+        for name, one in entry.splits.items()
+    ]
+    facts += [
+        (f"weights of {model.name}", model.weights_hash or "not known (imported predictions)") for model in models
     ]
     text = yaml.safe_dump(spec.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
     return [

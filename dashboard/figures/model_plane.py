@@ -58,7 +58,7 @@ def model_plane(members: Sequence[PlaneModel], scheme: Scheme) -> go.Figure:
                 hovertemplate="%{customdata[0]}<extra>click opens the model</extra>",
             )
         )
-    made.update_xaxes(title_text="Test error of the model (%)", rangemode="tozero")
+    made.update_xaxes(title_text="Test error of the model (%)")
     made.update_yaxes(title_text="Excess reconstruction loss (nats; lower = more information)")
     return made
 

@@ -16,6 +16,8 @@ from PIL import Image
 from backend import thumbnails
 from backend.cli.report import write_report
 from backend.domain.errors import BadInput, NotFound
+from backend.domain.kdep import estimate
+from backend.domain.kdep_studies import KdepStudySpec, plan_kdep_study
 from backend.domain.specs import TransferSpec, dump_spec
 from backend.domain.studies import StudySpec, plan_study
 from backend.predictions import import_predictions
@@ -242,6 +244,48 @@ def test_a_study_that_has_nothing_yet(zoo: Store, settings: Settings, tmp_path: 
     output = tmp_path / "study.html"
     write_report(settings, zoo, output, pair=None, study=study, dataset=None, split=None)
     assert "No transfer of this study has finished yet." in check(output).text
+
+
+def run_kdep_study(store: Store) -> UUID:
+    """Two methods on two seeds, one of them without a teacher."""
+    spec = KdepStudySpec.model_validate(
+        {
+            "name": "small",
+            "student": {"name": "tiny", "architecture": "test_resnet"},
+            "teachers": ["teacher"],
+            "dataset": "golden",
+            "settings": {"epochs": 2},
+            "methods": [{"label": LABEL}, {"label": "random", "method": "none"}],
+            "seeds": [0, 1],
+            "downstream": ["golden"],
+        }
+    )
+    driver = Driver(store)
+    parent = driver.add_one(kind="study", spec=spec.model_dump(mode="json"))
+    for number, child in enumerate(plan_kdep_study(spec)):
+        if child.kind == "kdep":
+            driver.add_one(kind="kdep", spec=dump_spec(child.spec), parent=parent)
+            found = estimate([0.5 + 0.01 * number])
+            downstream = {
+                "average": found.model_dump(),
+                "sets": [{"dataset": "golden", "lr": 0.1, "validation": {}, "test": found.model_dump()}],
+            }
+            told = {"teacher": getattr(child.spec, "teacher", None), "n_samples": 12, "downstream": downstream}
+            driver.publish(driver.claimed(), told)
+    return parent
+
+
+def test_a_kdep_study(hostile: Store, settings: Settings, tmp_path: Path) -> None:
+    study = run_kdep_study(hostile)
+    output = tmp_path / "kdep.html"
+    write_report(settings, hostile, output, pair=None, study=study, dataset=None, split=None)
+    page = check(output)
+    assert LABEL in page.text
+    assert f"{LABEL} − random" in page.text
+    means = [point for trace in page.figures("light")[0]["data"] for point in trace["y"]]
+    # the register jobs of two students come first
+    assert means == pytest.approx([52.5, 54.5])
+    assert [trace["type"] for trace in page.figures("dark")[1]["data"]] == ["bar", "bar"]
 
 
 def test_bad_questions(zoo: Store, settings: Settings, tmp_path: Path) -> None:
