@@ -20,7 +20,7 @@ CHECKS = (
 
 
 def main() -> int:
-    options = arguments(__doc__, count=1000, seconds=0)
+    options = arguments(__doc__, count=1000, seconds=0, phases="examples,coverage,fuzzing")
     breaches: list[str] = []
     began = time.monotonic()
     with laboratory(options.db, without=options.without) as lab, web(lab) as server:
@@ -29,7 +29,7 @@ def main() -> int:
             "run",
             f"{server.url}/api/v1/openapi.json",
             *("--max-examples", str(options.count), "--seed", str(options.seed), "--continue-on-failure"),
-            *("--checks", CHECKS, "--phases", "examples,coverage,fuzzing", "--no-color", "--warnings", "off"),
+            *("--checks", CHECKS, "--phases", options.phases, "--no-color", "--warnings", "off"),
             # Streams that stay open for as long as a job runs are followed in tests/backend/api/test_events.py.
             *("--exclude-path", "/api/v1/jobs/{id}/events", "--workers", "2"),
         ]
