@@ -88,6 +88,15 @@ def cores_in_slots(settings: Settings) -> int:
     return max(1, min(4, cores // (settings.threads or 1)))
 
 
+def threads_per_job(settings: Settings) -> int:
+    """Threads of a CPU job: what was set (here or as OMP_NUM_THREADS), else the machine's cores shared by the slots."""
+    if settings.threads is not None:
+        return settings.threads
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(given) if given.isdigit() and int(given) else max(1, cores // settings.cpu_slots)
+
+
 def environment(**changes: str | None) -> dict[str, str]:
     """The environment for a process we start: ours, with changes; None takes a name away."""
     changed = {**os.environ, **{name: value for name, value in changes.items() if value is not None}}

@@ -18,7 +18,7 @@ import structlog
 
 from backend.domain.errors import LostLease
 from backend.domain.jobs import Cause
-from backend.settings import Settings
+from backend.settings import Settings, threads_per_job
 from backend.store import jobs
 from backend.store.job_records import Claim
 from backend.store.job_retries import RetryPolicy
@@ -84,9 +84,10 @@ class Attempt:
             "last_cause": last,
             "scratch": str(self.scratch),
             "log": str(self.log_file),
-            "threads": self.settings.threads,
+            "threads": self.settings.threads if self.device != "cpu" else threads_per_job(self.settings),
             "settings": self.settings.model_dump(mode="json", exclude={"token"}),
         }
+        self._sweep(self.fence - 1)
         if not self.child.channel.send(message, wait_s=10.0):
             log.warning("the process did not take its job", job=str(self.id))
 
@@ -154,6 +155,9 @@ class Attempt:
         if self.doom == "lost" or outcome == "lost":
             return "lost"
         try:
+            if self.stillborn:
+                with store.write() as connection:
+                    return jobs.release(connection, self.id, self.fence, "the job's process did not start").value
             with store.write() as connection:
                 events = Spool(self.scratch / "spool.jsonl").read()
                 if events:
@@ -173,6 +177,11 @@ class Attempt:
         except LostLease:
             return "lost"
 
+    @property
+    def stillborn(self) -> bool:
+        """Whether the process ended before it listened: this worker's fault, and no charge to the job."""
+        return not self.child.ready and self.outcome is None and self.doom is None
+
     def why(self) -> tuple[Cause, str]:
         """The cause and the message of an attempt that ended without a result."""
         if self.outcome is not None:
@@ -190,8 +199,22 @@ class Attempt:
         ended: dict[str, Any] = {"exit_code": status} if status is None or status >= 0 else {"signal": -status}
         return {**ended, "log": last_lines(self.log_file)}
 
+    def _sweep(self, last: int) -> None:
+        """Remove what a `kill -9` left half-written under this job's tokens up to `last`. Whoever still writes there is
+        fenced already; on other storages than a folder a file appears whole or not at all.
+        """
+        folder = Path(self.settings.artifacts) / str(self.id)
+        if "://" in self.settings.artifacts or not folder.is_dir():
+            return
+        for token in folder.iterdir():
+            if token.name.isdigit() and int(token.name) <= last:
+                for temporary in token.rglob(".*"):
+                    with contextlib.suppress(OSError):
+                        temporary.unlink()
+
     def clean_up(self) -> None:
         """Remove what only this attempt needed."""
+        self._sweep(self.fence)
         self.child.close()
         shutil.rmtree(self.scratch, ignore_errors=True)
         with contextlib.suppress(OSError):  # other attempts of the job may still be there

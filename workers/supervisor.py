@@ -78,6 +78,7 @@ class Supervisor:
         self.keeper = Keeper(settings, self.store, self.doorbell.ring, announcement)
         self._ended: list[tuple[Slot, Attempt]] = []
         self._away = Backoff(most_s=5.0)
+        self._births = Backoff(0.5, 60.0)
         self._try_at = 0.0
         self._idle_since = time.monotonic()
         self._drain_since: float | None = None
@@ -185,6 +186,11 @@ class Supervisor:
             self._store_back()
             self._idle_since = time.monotonic()
             log.info("attempt ended", **summary(attempt, state))
+            if attempt.stillborn:
+                self._try_at = time.monotonic() + self._births.failed()
+                log.error("a job's process did not start; is this installation whole?", status=attempt.child.status)
+            else:
+                self._births.worked()
 
     # --- claiming --------------------------------------------------------------------------------------------------
 

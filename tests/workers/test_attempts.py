@@ -120,6 +120,7 @@ def test_draining_leaves_time_for_a_checkpoint(attempt, clock):
 )
 def test_the_kernels_out_of_memory_killer_is_recognised_by_its_own_count(attempt, monkeypatch, status, kills, cause):
     attempt.oom_kills = 5
+    attempt.child.ready = True
     monkeypatch.setattr(attempts, "count_oom_kills", lambda: 5 + kills)
     attempt.child.status = status
     assert attempt.why()[0] is cause
@@ -131,6 +132,24 @@ def test_the_kernels_out_of_memory_killer_is_recognised_by_its_own_count(attempt
 )
 def test_how_a_process_ended_in_words(status, text):
     assert describe_status(status) == text
+
+
+def test_a_process_that_never_listened_is_not_the_jobs_fault(attempt):
+    attempt.child.status = 1
+    assert attempt.stillborn
+    attempt.child.ready = True
+    assert not attempt.stillborn
+
+
+def test_half_written_files_of_this_and_earlier_attempts_go_and_nothing_else(attempt):
+    folder = Path(attempt.settings.artifacts) / str(attempt.id)
+    paths = [folder / name for name in ("0/.a.tmp", "1/deep/.b", "1/whole", "2/.c")]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    attempt.child.close = lambda: None
+    attempt.clean_up()
+    assert [path.exists() for path in paths] == [False, False, True, True]
 
 
 def test_details_name_code_or_signal(attempt):
