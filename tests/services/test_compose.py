@@ -99,13 +99,14 @@ def test_every_service_starts_and_together_they_run_a_job(compose, postgres_url,
         command("migrate"), env=environment("migrate"), cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert migrated.returncode == 0, migrated.stderr
-    logs = {name: open(tmp_path / f"{name}.log", "wb") for name in OURS[1:]}
-    running = {
-        name: subprocess.Popen(
-            command(name), env=environment(name), cwd=tmp_path, stdout=logs[name], stderr=logs[name], process_group=0
-        )
-        for name in OURS[1:]
-    }
+
+    def start(name):
+        with (tmp_path / f"{name}.log").open("wb") as log:
+            return subprocess.Popen(
+                command(name), env=environment(name), cwd=tmp_path, stdout=log, stderr=log, process_group=0
+            )
+
+    running = {name: start(name) for name in OURS[1:]}
 
     def told(name):
         return (tmp_path / f"{name}.log").read_text(errors="replace")[-3000:]
@@ -144,6 +145,4 @@ def test_every_service_starts_and_together_they_run_a_job(compose, postgres_url,
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 pytest.fail(f"{name} did not end on SIGTERM: {told(name)}")
-        for file in logs.values():
-            file.close()
     assert running["housekeeping"].returncode == 0, told("housekeeping")

@@ -22,9 +22,9 @@ _MODULES: dict[Family, tuple[str, ...]] = {
     ),
     Family.TRANSFORMER: (
         "beit", "cait", "convit", "crossvit", "davit", "deepseek_vit", "deit", "eva", "gcvit", "gemma4_vit", "hiera",
-        "hieradet_sam2", "mvitv2", "naflexvit", "nest", "pit", "pvt_v2", "qwen3_vit", "swin_transformer", "swin_transformer_v2",
-        "swin_transformer_v2_cr", "tnt", "twins", "vision_transformer", "vision_transformer_relpos",
-        "vision_transformer_sam", "volo", "xcit",
+        "hieradet_sam2", "mvitv2", "naflexvit", "nest", "pit", "pvt_v2", "qwen3_vit", "swin_transformer",
+        "swin_transformer_v2", "swin_transformer_v2_cr", "tnt", "twins", "vision_transformer",
+        "vision_transformer_relpos", "vision_transformer_sam", "volo", "xcit",
     ),
     Family.MLP: ("mlp_mixer",),
     Family.HYBRID: (
