@@ -71,6 +71,7 @@ __all__ = [
 
 WORKER_SEEN_S = 120.0
 MAX_PICTURE_BYTES = 5_000_000
+MOST_REMEM_KEPT = 64
 
 
 class ClassTable:
@@ -89,6 +90,7 @@ class Reads:
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self.store, self.settings = store, settings
+        self.remem_cache: dict[UUID, tuple[RememResult, dict[str, Any]]] = {}
         self.boards_cache = Boards(store, settings.data_dir / "cache" / "boards")
 
     # --- catalog ---------------------------------------------------------------------------------------------------
@@ -393,8 +395,14 @@ class Reads:
             return analyses.remem_runs(connection)
 
     def remem(self, id: UUID) -> tuple[RememResult, dict[str, Any]]:
-        with self.store.read() as connection:
-            return analyses.remem(connection, id)
+        """A finished ReMem run; its result never changes, so that the last ones read are kept."""
+        if id not in self.remem_cache:
+            with self.store.read() as connection:
+                found = analyses.remem(connection, id)
+            if len(self.remem_cache) >= MOST_REMEM_KEPT:
+                self.remem_cache.clear()
+            self.remem_cache[id] = found
+        return self.remem_cache[id]
 
     def kdep_runs(self, dataset: str | None = None) -> list[tuple[Run, KdepResult]]:
         with self.store.read() as connection:

@@ -20,6 +20,7 @@ from backend.domain.kdep import CompactnessResult, EmbeddingResult, KdepResult, 
 from backend.domain.pareto import pareto_front
 from backend.domain.records import Record, content_hash
 from backend.domain.remem_results import CriticalityResult, ExpertnessResult, InformationResult, RememResult
+from backend.store.job_records import moment
 from backend.store.queries import jobs as job_queries
 from backend.store.tables import datasets as dataset_table
 from backend.store.tables import evaluations as evaluation_table
@@ -187,7 +188,9 @@ def candidates(connection: Connection, dataset: str, split: str) -> list[Candida
 
 def remem_runs(connection: Connection) -> list[Run]:
     """Finished ReMem jobs, the newest first."""
-    return [_run(job, _remem_subject(job)) for job in _finished(connection, "remem")]
+    statement = select(_c.id, _c.spec, _c.finished_at).where(_c.kind == "remem", _c.state == JobState.SUCCEEDED.value)
+    rows = connection.execute(statement.order_by(_c.finished_at.desc(), _c.id).limit(MOST_JOBS))
+    return [Run(row.id, _remem_subject(row.spec), moment(row.finished_at)) for row in rows]
 
 
 def remem(connection: Connection, id: UUID) -> tuple[RememResult, dict[str, Any]]:
@@ -210,7 +213,7 @@ def kdep_runs(connection: Connection, dataset: str | None = None) -> list[tuple[
     for job in _finished(connection, "kdep", *wanted):
         known, _ = _parted(KdepResult, job.result or {})
         result = KdepResult.model_validate(known)
-        found.append((_run(job, result.model), result))
+        found.append((Run(job.id, result.model, job.finished_at), result))
     return found
 
 
@@ -220,14 +223,10 @@ def _finished(connection: Connection, kind: str, *conditions: Any) -> list[Job]:
     return [job_queries.job(connection, id) for id in ids]
 
 
-def _run(job: Job, subject: str) -> Run:
-    return Run(job_id=job.id, subject=subject, finished_at=job.finished_at)
-
-
-def _remem_subject(job: Job) -> str:
-    student = job.spec.get("student")
+def _remem_subject(spec: dict[str, Any]) -> str:
+    student = spec.get("student")
     arrow = f" → {student}" if student else ""
-    return f"{job.spec['model']}{arrow} on {job.spec['dataset']}"
+    return f"{spec['model']}{arrow} on {spec['dataset']}"
 
 
 def _parted(record: type[Record], result: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -264,15 +263,20 @@ def _families(connection: Connection, names: Sequence[str]) -> dict[str, str]:
 
 def _taught(connection: Connection, dataset: str, split: str) -> dict[str, dict[str, float]]:
     """Student → teacher → the student's lowest error after a transfer from that teacher alone."""
+    # The numbers are taken out by the database: results of thousands of transfers are many megabytes.
+    after = _c.result["student_accuracy_after"].as_float()
+    statement = select(_c.spec["teachers"].label("teachers"), _c.result["student"].as_string(), after).where(
+        _c.kind == "transfer",
+        _c.state == JobState.SUCCEEDED.value,
+        _c.spec["dataset"].as_string() == dataset,
+        _c.result["split"].as_string() == split,
+        after.is_not(None),
+    )
     found: dict[str, dict[str, float]] = {}
-    for job in _finished(connection, "transfer", _c.spec["dataset"].as_string() == dataset):
-        result = job.result or {}
-        teachers = result.get("teacher_names") or []
-        if len(teachers) != 1 or result.get("split") != split:
-            continue
-        error = 1 - float(result["student_accuracy_after"])
-        by_teacher = found.setdefault(str(result["student"]), {})
-        by_teacher[teachers[0]] = min(error, by_teacher.get(teachers[0], 1.0))
+    for teachers, student, accuracy in connection.execute(statement):
+        if len(teachers) == 1:
+            by_teacher = found.setdefault(str(student), {})
+            by_teacher[teachers[0]] = min(1 - float(accuracy), by_teacher.get(teachers[0], 1.0))
     return found
 
 
