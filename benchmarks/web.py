@@ -1,5 +1,7 @@
 """Promises: the web process answers /healthz within 2 s of its start, and a page of GET /pairs with 1.7 million pairs
-stored takes at most 50 ms (95th percentile), first page, deep pages and filtered ones alike.
+stored takes at most 50 ms (95th percentile): first pages and deep ones in the order of a rate, the difference or the
+entropy, of all models, of one teacher or of one student. Where the whole split has to be read (another sort column,
+bounds on columns beside it, patterns), 500 ms.
 
     python -m benchmarks.web --out web.json
     python -m benchmarks.web --data-dir /tmp/zoo --keep        (keeps the synthetic store for the next time)
@@ -37,7 +39,7 @@ from backend.store import catalog, results
 from backend.store.migrate import upgrade
 from backend.store.session import Store
 
-PROMISE_START_S, PROMISE_PAGE_S = 2.0, 0.050
+PROMISE_START_S, PROMISE_PAGE_S, PROMISE_FILTER_S = 2.0, 0.050, 0.500
 SAMPLES, CLASSES = 2000, 100
 
 
@@ -144,6 +146,19 @@ QUERIES: dict[str, dict[str, str]] = {
 }
 
 
+WHOLE_SPLIT = (
+    "by teacher accuracy",
+    "by student accuracy",
+    "teachers by pattern",
+    "weaker teachers",
+    "significant, weaker",
+)
+
+
+def limit_of(query: str) -> float:
+    return PROMISE_FILTER_S if query in WHOLE_SPLIT else PROMISE_PAGE_S
+
+
 def measure_pages(web: Web, count: int) -> dict[str, dict[str, float]]:
     measured = {}
     for name, query in QUERIES.items():
@@ -210,9 +225,11 @@ def main() -> None:
     finally:
         if args.data_dir is None and not args.keep:
             shutil.rmtree(folder)
-    worst = max(numbers["p95_s"] for numbers in pages.values())
-    kept = statistics.median(starts) <= PROMISE_START_S and worst <= PROMISE_PAGE_S
-    print(f"promises {'kept' if kept else 'BROKEN'}: start ≤ {PROMISE_START_S} s, p95 ≤ {1e3 * PROMISE_PAGE_S:.0f} ms")
+    broken = [name for name, numbers in pages.items() if numbers["p95_s"] > limit_of(name)]
+    if statistics.median(starts) > PROMISE_START_S:
+        broken.append("start")
+    kept = not broken
+    print("promises kept" if kept else f"promises BROKEN: {', '.join(broken)}")
     if args.out:
         report = {
             "machine": platform.platform(),
