@@ -9,11 +9,14 @@ timm ships `validate.py` in its repository, not in its wheel; `validate` below i
 `create_loader` with its defaults (4 loader processes, prefetcher), warm-up, inference mode, cross-entropy and top-1/5
 accuracy of every batch. Neither side counts imports, building models or listing files; ours counts committing its parts
 and, with --thumbnails, packing thumbnails.
+
+Photos are enlarged (--enlarge) to about the size of ImageNet's, 500 × 375, so that decoding costs what it costs there.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import statistics
 import tempfile
@@ -25,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from timm.data import create_dataset, create_loader, resolve_data_config
 from timm.utils import AverageMeter, accuracy
 from torch import nn
@@ -145,7 +149,18 @@ def compare(
     }
 
 
-def unpack(source: Path, folder: Path, copies: int) -> Path:
+def enlarge(content: bytes, factor: float) -> bytes:
+    """The same photo, larger."""
+    if factor == 1:
+        return content
+    with Image.open(io.BytesIO(content)) as image:
+        size = round(image.width * factor), round(image.height * factor)
+        sink = io.BytesIO()
+        image.convert("RGB").resize(size, Image.Resampling.LANCZOS).save(sink, "JPEG", quality=92)
+    return sink.getvalue()
+
+
+def unpack(source: Path, folder: Path, copies: int, factor: float) -> Path:
     """Class folders from a zip or a folder, `copies` times, so that a pass takes long enough to be measured."""
     target = folder / "images"
     if source.is_dir():
@@ -155,17 +170,19 @@ def unpack(source: Path, folder: Path, copies: int) -> Path:
             files = {name: file.read(name) for name in file.namelist() if name.lower().endswith((".jpg", ".jpeg"))}
     for name, content in files.items():
         *_, class_name, base = name.split("/")
+        larger = enlarge(content, factor)
         for copy in range(copies):
             path = target / class_name / f"{copy}-{'-'.join(name.split('/')[:-2])}-{base}"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            path.write_bytes(larger)
     return target
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="class folders of JPEGs, or a zip of them")
-    parser.add_argument("--copies", type=int, default=4)
+    parser.add_argument("--copies", type=int, default=1)
+    parser.add_argument("--enlarge", type=float, default=2.0)
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--side", type=int, default=64, help="input side of the eight small models")
     parser.add_argument("--device", default="cpu")
@@ -182,7 +199,7 @@ def main() -> None:
         torch.set_num_threads(args.torch_threads)
 
     with tempfile.TemporaryDirectory() as temporary:
-        folder = unpack(args.images, Path(temporary), args.copies)
+        folder = unpack(args.images, Path(temporary), args.copies, args.enlarge)
         settings = Settings(data_dir=Path(temporary) / "data")
         settings.data_dir.mkdir()
         dataset = read_dataset(DatasetSpec(name="images", source="imagefolder", location=str(folder)), settings)
