@@ -9,6 +9,7 @@ from typing import Any
 
 from dash import Dash, Input, Output, State, html, no_update
 
+from backend.domain.errors import BadInput, NotFound
 from backend.domain.remem_results import ExpertnessResult
 from dashboard import formats
 from dashboard.components import cards, controls, states
@@ -67,7 +68,10 @@ def register(app: Dash, reads: Reads, actions: Any) -> None:
         if path.rstrip("/") != PATH:
             return no_update, no_update
         view = View(PATH, {}, parse_query(search))
-        found = _results(reads, view)
+        try:
+            found = _results(reads, view)
+        except (NotFound, BadInput) as error:
+            return states.of_error(error), None
         names = list(found)
         if not names:
             return states.empty("No model fits", "Nothing that was measured here has such a name."), None

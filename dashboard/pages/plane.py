@@ -11,6 +11,7 @@ from typing import Any
 import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, html, no_update
 
+from backend.domain.errors import BadInput, NotFound
 from backend.domain.remem_protocol import sweep_table
 from backend.domain.remem_results import RememResult, SettingRow
 from dashboard import formats
@@ -30,7 +31,7 @@ ZOO = "zoo-"
 
 
 def layout(reads: Reads, view: View) -> Any:
-    options = _options(reads)
+    options = _options(reads, reads.planes())
     head = cards.page_title(
         "Information plane",
         "A strong teacher that forgot its images teaches badly: error against what a decoder can still restore.",
@@ -68,9 +69,12 @@ def register(app: Dash, reads: Reads, actions: Any) -> None:
     def draw(search: str, scheme: str, path: str) -> Any:
         if path.rstrip("/") != PATH:
             return no_update
-        chosen = _chosen(reads, View(PATH, {}, parse_query(search)))
+        try:
+            chosen = _chosen(reads, View(PATH, {}, parse_query(search)))
+        except (NotFound, BadInput) as error:
+            return states.of_error(error)
         if chosen is None:
-            return no_update
+            return states.empty("That plane is not there", "Choose another one above; its models may be gone.")
         if isinstance(chosen, Plane):
             return _zoo(chosen, as_scheme(scheme))
         return _remem(*chosen, as_scheme(scheme))
@@ -83,21 +87,20 @@ def register(app: Dash, reads: Reads, actions: Any) -> None:
     )
 
 
-def _options(reads: Reads) -> list[tuple[str, str]]:
+def _options(reads: Reads, planes: list[Plane]) -> list[tuple[str, str]]:
+    """ReMem runs, then planes of several models, then models alone on theirs."""
     runs = [
         (str(run.job_id), f"ReMem: {run.subject}, {formats.moment(run.finished_at)} UTC") for run in reads.remem_runs()
     ]
-    planes = [
+    zoo = [
         (
             ZOO + plane.key,
             f"Zoo: {len(plane.members)} model{'s' if len(plane.members) > 1 else ''} on {plane.dataset} ({plane.split})"
             f", features of {_feature(plane)}",
         )
-        for plane in reads.planes()
+        for plane in planes
     ]
-    several = [one for one, plane in zip(planes, reads.planes(), strict=True) if len(plane.members) > 1]
-    alone = [one for one in planes if one not in several]
-    return [*runs, *several, *alone]
+    return [*runs, *zoo]
 
 
 def _feature(plane: Plane) -> str:
@@ -106,10 +109,13 @@ def _feature(plane: Plane) -> str:
 
 
 def _chosen(reads: Reads, view: View) -> Plane | tuple[str, RememResult, dict[str, Any]] | None:
-    options = [one for one, _ in _options(reads)]
-    wanted = view.text("of") or (options[0] if options else "")
+    wanted = view.text("of")
+    planes = [] if wanted and not wanted.startswith(ZOO) else reads.planes()
+    if not wanted:
+        options = _options(reads, planes)
+        wanted = options[0][0] if options else ""
     if wanted.startswith(ZOO):
-        return next((plane for plane in reads.planes() if ZOO + plane.key == wanted), None)
+        return next((plane for plane in planes if ZOO + plane.key == wanted), None)
     return (wanted, *reads.remem(as_id(wanted, "ReMem run"))) if wanted else None
 
 

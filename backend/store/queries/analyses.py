@@ -147,6 +147,7 @@ def planes(connection: Connection) -> list[Plane]:
     for entry in measured(connection, "information", by=_conditions):
         groups.setdefault(_conditions(entry.result), []).append(entry)
     found = []
+    taught: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
     for key, entries in groups.items():
         board = (entries[0].dataset, entries[0].split)
         errors = {name: 1 - accuracy for name, accuracy in _accuracies(connection, *board).items()}
@@ -163,7 +164,9 @@ def planes(connection: Connection) -> list[Plane]:
             if one.model in errors
         ]
         if members:
-            members = _with_students(members, _taught(connection, *board))
+            if board not in taught:
+                taught[board] = _taught(connection, *board)
+            members = _with_students(members, taught[board])
             found.append(Plane(key, *board, tuple(_with_front(members))))
     return sorted(found, key=lambda plane: (-len(plane.members), plane.key))
 

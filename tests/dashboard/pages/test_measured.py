@@ -371,6 +371,23 @@ def test_every_download_button_has_its_table(path: str, measured: Reads) -> None
     assert wanted <= set(page.TABLES)
 
 
+@pytest.mark.parametrize(
+    ("output", "path", "search", "text"),
+    [
+        ("plane-body", "/plane", "?of=zoo-gone", "That plane is not there"),
+        ("plane-body", "/plane", "?of=nonsense", "Not found"),
+        ("plane-body", "/plane", f"?of={uuid4()}", "Not found"),
+        ("expertness-body", "/expertness", f"?of={uuid4()}", "Not found"),
+        ("expertness-body", "/expertness", "?of=pets/nowhere", "No model fits"),
+        ("neurons-body", "/neurons", "?of=x/y", "No model fits"),
+        ("kdep-teachers", "/kdep", "?on=pets/nowhere", "No candidate has been measured here"),
+        ("kdep-runs", "/kdep", "?data=nowhere", "No run on this data set"),
+    ],
+)
+def test_what_is_not_there_says_so(output: str, path: str, search: str, text: str, measured: Reads) -> None:
+    assert text in said(fire(measured, output, path, search))
+
+
 @pytest.mark.parametrize("search", ["?of=nonsense", "?of=00000000-0000-7000-8000-000000000001"])
 def test_unknown_runs(search: str, measured: Reads) -> None:
     app = create_app(measured.settings, measured.store)
