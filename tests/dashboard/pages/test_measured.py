@@ -41,6 +41,8 @@ from tests.services.driver import Driver
 
 PAGES = ("/plane", "/expertness", "/neurons", "/kdep")
 
+NOBODY = "00000000-0000-7000-8000-000000000001"
+
 
 def information(model: str, excess: float) -> InformationResult:
     return InformationResult(
@@ -334,7 +336,7 @@ def test_pretraining(measured: Reads) -> None:
     runs = fire(measured, "kdep-runs", "/kdep")
     drawn = figures(runs)
     assert [trace["name"] for trace in drawn["kdep-downstream"]["data"]] == ["newer", "new"]
-    assert drawn["kdep-std"]["data"][2]["y"] == [2.0, 2.0]
+    assert drawn["kdep-std"]["data"][2]["x"] == [2.0, 2.0]
     assert "svd + pts" in said(runs)
     embedded = fire(measured, "kdep-embedding", "/kdep")["kdep-embedding"]["figure"]
     assert [trace["name"] for trace in embedded["data"]] == ["cat", "owl"]
@@ -376,8 +378,8 @@ def test_every_download_button_has_its_table(path: str, measured: Reads) -> None
     [
         ("plane-body", "/plane", "?of=zoo-gone", "That plane is not there"),
         ("plane-body", "/plane", "?of=nonsense", "Not found"),
-        ("plane-body", "/plane", f"?of={uuid4()}", "Not found"),
-        ("expertness-body", "/expertness", f"?of={uuid4()}", "Not found"),
+        ("plane-body", "/plane", f"?of={NOBODY}", "Not found"),
+        ("expertness-body", "/expertness", f"?of={NOBODY}", "Not found"),
         ("expertness-body", "/expertness", "?of=pets/nowhere", "No model fits"),
         ("neurons-body", "/neurons", "?of=x/y", "No model fits"),
         ("kdep-teachers", "/kdep", "?on=pets/nowhere", "No candidate has been measured here"),
