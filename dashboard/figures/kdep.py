@@ -4,6 +4,7 @@ became of the spread of the channels, which teacher to take, and pictures of fea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -20,7 +21,8 @@ from dashboard.theme import Scheme, colour, family_colour, series, template
 NO_RUN = "No pre-training has finished yet"
 MOST_NAMED = 16
 MOST_DRAWN = 5000
-LOGARITHMIC = {"type": "log", "dtick": "D2", "tickformat": "~g"}
+LONGEST = 28
+MANY_DECADES = 1.5
 
 
 def over_shares(summaries: Sequence[KdepSummary], scheme: Scheme) -> go.Figure:
@@ -101,8 +103,8 @@ def losses(runs: Mapping[str, Points], scheme: Scheme) -> go.Figure:
                 hovertemplate="%{y:.4g}",
             )
         )
-    positive = all(value > 0 for points in drawn.values() for _, value in points)
-    logarithmic = LOGARITHMIC if positive and len(drawn) > 1 else {}
+    values = [value for points in drawn.values() for _, value in points]
+    logarithmic = _logarithmic(values) if min(values) > 0 and len(drawn) > 1 else {}
     made.update_xaxes(title_text="Step", rangemode="tozero")
     made.update_yaxes(title_text="Loss of the pre-training", **logarithmic)
     return made
@@ -122,14 +124,23 @@ def std_ratios(reports: Mapping[str, AlignmentReport], scheme: Scheme) -> go.Fig
     for label, field, meaning in bars:
         made.add_trace(
             go.Bar(
-                x=list(kept),
-                y=[getattr(one, field) for one in kept.values()],
+                x=[getattr(one, field) for one in kept.values()],
+                y=list(range(len(kept))),
+                orientation="h",
                 name=label,
                 marker={"color": colour(meaning, scheme)},
-                hovertemplate="%{y:.3g}<extra>" + label + "</extra>",
+                customdata=list(kept),
+                hovertemplate="%{customdata}: %{x:.3g}<extra>" + label + "</extra>",
             )
         )
-    made.update_yaxes(title_text="Largest / smallest channel std", **LOGARITHMIC)
+    ratios = [value for one in kept.values() for _, field, _ in bars if (value := getattr(one, field)) is not None]
+    made.update_xaxes(title_text="Largest / smallest channel std", **_logarithmic(ratios))
+    made.update_yaxes(
+        tickvals=list(range(len(kept))),
+        ticktext=[name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in kept],
+        autorange="reversed",
+        showgrid=False,
+    )
     return made
 
 
@@ -213,6 +224,14 @@ def _grouped(lines: Mapping[str, Sequence[tuple[str, float, float | None, float 
     made.update_yaxes(title_text="Score on test (%), bars 95 %")
     made.update_xaxes(title_text="Downstream set")
     return made
+
+
+def _logarithmic(values: Sequence[float]) -> dict[str, object]:
+    """An axis with full numbers: 1, 2, 5 of each decade where there are few decades, else at most six powers of ten."""
+    decades = math.log10(max(values) / min(values))
+    if decades <= MANY_DECADES:
+        return {"type": "log", "dtick": "D2", "tickformat": "~g"}
+    return {"type": "log", "dtick": math.ceil(decades / 5), "exponentformat": "power"}
 
 
 def _named(label: str, teacher: str | None) -> str:

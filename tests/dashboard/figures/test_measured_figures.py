@@ -183,7 +183,12 @@ def test_losses_and_spread():
         std_ratio_after=2.0,
     )
     learnt = report.model_copy(update={"std_ratio_before": None})
-    assert [list(bar.y) for bar in kdep.std_ratios({"a": report, "b": learnt}, "dark").data] == [[3.0], [9.0], [2.0]]
+    spread = kdep.std_ratios({"a": report, "b": learnt, "x" * 40: report}, "dark")
+    assert [list(bar.x) for bar in spread.data] == [[3.0, 3.0], [9.0, 9.0], [2.0, 2.0]]
+    assert [len(name) for name in spread.layout.yaxis.ticktext] == [1, 28]
+    assert spread.layout.xaxis.dtick == "D2"
+    wide = report.model_copy(update={"std_ratio_before": 2e8})
+    assert kdep.std_ratios({"a": wide}, "dark").layout.xaxis.dtick == 2
     assert "No run" in note(kdep.std_ratios({"b": learnt}, "dark"))
 
 
