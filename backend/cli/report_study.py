@@ -303,7 +303,7 @@ def _zoo_blocks(zoo: _Zoo, spec: StudySpec) -> list[Any]:
                 "% of all samples.",
                 lambda s: flips.heat_map(heat, "positive_flip_rate", s),
                 wide=True,
-                height=min(760, 220 + 26 * len(heat.students)),
+                height=max(420, min(760, 240 + 26 * len(heat.students))),
             )
         )
     rows = []
