@@ -65,7 +65,7 @@ def create_app(settings: Settings) -> Celery:
         task_default_queue="cpu",
         task_create_missing_queues=False,
     )
-    worker = Worker(settings, app)
+    worker = Worker(settings)
     worker.connect()
     app.task(name=TASK, ignore_result=True, shared=False)(worker.look)
     app.zoograft_worker = worker  # signal receivers are weak: somebody must hold them
@@ -75,8 +75,8 @@ def create_app(settings: Settings) -> Celery:
 class Worker:
     """What the processes of one Celery worker share: whether to drain, and whether somebody is busy."""
 
-    def __init__(self, settings: Settings, app: Celery) -> None:
-        self.settings, self.app = settings, app
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self._drain = mmap.mmap(-1, 1)  # shared with the pool processes that are forked later
         self._busy = Path(tempfile.gettempdir()) / f"zoograft-celery-{os.getpid()}.busy"
         self._main = os.getpid()
@@ -113,19 +113,24 @@ class Worker:
             self._drain[0] = 1
             self._stop.set()
             signal.signal(number, theirs)  # asked again, Celery has its way at once
-            threading.Thread(target=self._leave, args=(number,), name="leave", daemon=True).start()
+            threading.Thread(target=self._leave, name="leave", daemon=True).start()
 
         signal.signal(number, handle)
 
-    def _leave(self, number: signal.Signals) -> None:
-        """Pass the signal on to Celery when the jobs have stopped: its own wait blocks the loop that would notice."""
+    def _leave(self) -> None:
+        """Go when the jobs have stopped, and take the pool along (parent-death signal). Celery's own shutdown waits
+        inside a signal handler, which blocks the loop that would see a task end: one ring that arrives at the wrong
+        moment and it waits for ever. Nothing is lost by not asking it: rings are acknowledged early and come again.
+        """
         deadline = time.monotonic() + min(SOFT_SHUTDOWN_S, self.settings.drain_s)
         time.sleep(0.3)  # a message that is just being handed to a pool process
         while not self._idle() and time.monotonic() < deadline:
             time.sleep(0.1)
-        # The jobs have had their time; a ring that has just come in is not worth Celery's full wait.
-        self.app.conf.worker_soft_shutdown_timeout = 1.0
-        os.kill(os.getpid(), number)
+        log.info("leaves", idle=self._idle())
+        self._busy.unlink(missing_ok=True)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
     def _net(self) -> None:
         """Work the database directly while messages do not come: jobs that two looks in a row found waiting, with

@@ -73,6 +73,6 @@ def test_two_hosts_share_one_store_and_one_broker():
 
 
 def test_without_its_end_by_force_a_deaf_job_keeps_its_process():
-    done = run("cancel_race", "--count", "4", "--deaf-share", "1", "--without", "cancel_kill")
+    done = run("cancel_race", "--count", "2", "--deaf-share", "1", "--without", "cancel_kill")
     assert done.returncode == 1
     assert "did not stop" in done.stdout
