@@ -130,7 +130,7 @@ def template(scheme: Scheme) -> go.layout.Template:
 MANTINE = {
     "fontFamily": FONT,
     "primaryColor": "zoo",
-    "primaryShade": {"light": 7, "dark": 4},
+    "primaryShade": {"light": 7, "dark": 7},
     "defaultRadius": "md",
     "autoContrast": True,
     "colors": {

@@ -68,6 +68,7 @@ def select(
         allowDeselect=False,
         w=w,
         comboboxProps={"withinPortal": True},
+        **({} if label else {"aria-label": name}),
     )
 
 

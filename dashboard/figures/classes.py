@@ -38,8 +38,8 @@ def histogram(
     few = len(ordered) <= MOST_NAMED
     made = figure(scheme, bargap=0.08 if few else 0, barmode="relative", hovermode="closest")
     for label, sign, field, meaning in (
-        ("positive flips (only the teacher is right)", 1, "positive_flips", "positive"),
-        ("negative flips (only the student is right)", -1, "negative_flips", "negative"),
+        ("only the teacher right", 1, "positive_flips", "positive"),
+        ("only the student right", -1, "negative_flips", "negative"),
     ):
         made.add_trace(
             go.Bar(
@@ -83,8 +83,9 @@ def _mark_top(made: go.Figure, positive: ArrayLike, n_shown: int, scheme: Scheme
         made.add_vline(x=count + 0.5, line={"color": SURFACES[scheme]["dimmed"], "width": 1, "dash": "dash"})
         made.add_annotation(
             x=count + 0.5,
-            y=1 - 0.075 * level,
+            y=0.99 - 0.075 * level,
             yref="paper",
+            yanchor="top",
             xanchor="left",
             xshift=4,
             showarrow=False,

@@ -11,6 +11,8 @@ import pytest
 
 from tests.services.browsing import ARGUMENTS, STUDY, Service, Watch, chromium, running
 
+PATIENCE_MS = 60_000
+
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
@@ -49,11 +51,20 @@ def scheme(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def page(browser: Any, zoo_service: Service, scheme: str) -> Iterator[Any]:
     """A page of the service in one theme; whatever it complains about fails the test."""
-    context = browser.new_context(
-        viewport={"width": 1280, "height": 900}, color_scheme=scheme, base_url=zoo_service.url
-    )
+    yield from _opened(browser, zoo_service, scheme)
+
+
+@pytest.fixture
+def light_page(browser: Any, zoo_service: Service) -> Iterator[Any]:
+    """The same in the light theme only, for what has no look."""
+    yield from _opened(browser, zoo_service, "light")
+
+
+def _opened(browser: Any, service: Service, scheme: str) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme, base_url=service.url)
     opened = context.new_page()
-    watch = Watch(opened, zoo_service.url)
+    opened.set_default_timeout(PATIENCE_MS)
+    watch = Watch(opened, service.url)
     yield opened
     context.close()
     assert watch.complaints == []

@@ -12,11 +12,6 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 SLOW_MS = 60_000
 
 
-@pytest.fixture(autouse=True)
-def _patience(page) -> None:
-    page.set_default_timeout(SLOW_MS)
-
-
 def says(page, selector: str, text: str) -> None:
     """Wait until an element says something."""
     page.locator(selector, has_text=text).wait_for()
@@ -56,12 +51,12 @@ def test_find_a_pair_and_see_its_flipped_images(page, scheme):
     )
 
 
-def test_click_a_point_opens_the_pair(page):
-    page.goto("/pairs")
-    page.wait_for_selector("#pairs-figure .point")
-    page.locator("#pairs-figure .point").first.click(force=True)
-    page.wait_for_url("**/pairs/*/*?on=digits**")
-    page.wait_for_selector("#pair-classes .bars")
+def test_click_a_point_opens_the_pair(light_page):
+    light_page.goto("/pairs")
+    light_page.wait_for_selector("#pairs-figure .point")
+    light_page.locator("#pairs-figure .point").first.click(force=True)
+    light_page.wait_for_url("**/pairs/*/*?on=digits**")
+    light_page.wait_for_selector("#pair-classes .bars")
 
 
 def test_submit_a_transfer_watch_it_finish_and_open_the_student(page):
@@ -96,28 +91,28 @@ def test_cancel_a_running_job(page, zoo_service: Service):
     assert page.locator("#job-cancel").is_disabled()
 
 
-def test_a_failed_job_says_why_and_what_to_do(page, zoo_service: Service):
+def test_a_failed_job_says_why_and_what_to_do(light_page, zoo_service: Service):
     id = zoo_service.submit("sleep", {"steps": 5, "fault": "nan", "fault_step": 2})
     assert zoo_service.wait(id)["state"] == "failed"
-    page.goto(f"/jobs/{id}")
-    page.wait_for_selector("#job-status .state-failed")
-    said = page.locator("#job-status").inner_text()
+    light_page.goto(f"/jobs/{id}")
+    light_page.wait_for_selector("#job-status .state-failed")
+    said = light_page.locator("#job-status").inner_text()
     assert "nonfinite_loss" in said
     assert "Retry" in said
-    page.locator("#job-retry").click()
-    page.wait_for_url(lambda url: "/jobs/" in url and id not in url)
-    page.get_by_text("Tries again").wait_for()
+    light_page.locator("#job-retry").click()
+    light_page.wait_for_url(lambda url: "/jobs/" in url and id not in url)
+    light_page.get_by_text("Tries again").wait_for()
 
 
-def test_the_studys_figures_are_drawn_and_filter_survives_back(page, zoo_service: Service):
-    page.goto(f"/studies/{zoo_service.study_id}")
+def test_the_studys_figures_are_drawn_and_filter_survives_back(light_page, zoo_service: Service):
+    light_page.goto(f"/studies/{zoo_service.study_id}")
     for name in ("success", "methods", "bins", "balance", "top", "size"):
-        page.wait_for_selector(f"#study-{name} .cartesianlayer .trace")
-    assert "kl_dp" in page.locator("#study-tables").inner_text()
-    page.get_by_role("link", name="Transfers").click()
-    page.wait_for_selector("#all-success .cartesianlayer .trace")
-    page.go_back()
-    page.wait_for_selector("#study-success .cartesianlayer .trace")
+        light_page.wait_for_selector(f"#study-{name} .cartesianlayer .trace")
+    assert "kl_dp" in light_page.locator("#study-tables").inner_text()
+    light_page.get_by_role("link", name="Transfers").click()
+    light_page.wait_for_selector("#all-success .cartesianlayer .trace")
+    light_page.go_back()
+    light_page.wait_for_selector("#study-success .cartesianlayer .trace")
 
 
 def test_choose_a_theme_and_it_stays(page, scheme):
@@ -135,12 +130,12 @@ def test_choose_a_theme_and_it_stays(page, scheme):
     assert page.evaluate("document.documentElement.dataset.mantineColorScheme") == other
 
 
-def test_downloads_are_files(page):
-    page.goto("/pairs?teacher=resnet")
-    page.wait_for_selector("#pairs-figure .main-svg")
+def test_downloads_are_files(light_page):
+    light_page.goto("/pairs?teacher=resnet")
+    light_page.wait_for_selector("#pairs-figure .main-svg")
     for label, ending in (("CSV", ".csv"), ("SVG", ".svg"), ("PNG", ".png")):
-        with page.expect_download() as download:
-            page.get_by_role("button", name=re.compile(f"^Download as {label}: Pairs in the plane")).click()
+        with light_page.expect_download() as download:
+            light_page.get_by_role("button", name=re.compile(f"^Download as {label}: Pairs in the plane")).click()
         assert download.value.suggested_filename.endswith(ending)
         content = download.value.path().read_bytes()
         assert len(content) > 200
@@ -148,15 +143,15 @@ def test_downloads_are_files(page):
             assert content.decode().splitlines()[1].startswith("tiny-resnet,")
 
 
-def test_the_keyboard_reaches_a_pair(page):
-    page.goto("/")
-    page.wait_for_selector("#zoo-grid .cell-link")
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.className") == "skip-link"
+def test_the_keyboard_reaches_a_pair(light_page):
+    light_page.goto("/")
+    light_page.wait_for_selector("#zoo-grid .cell-link")
+    light_page.keyboard.press("Tab")
+    assert light_page.evaluate("document.activeElement.className") == "skip-link"
     for _ in range(12):
-        page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.textContent") == "Pairs":
+        light_page.keyboard.press("Tab")
+        if light_page.evaluate("document.activeElement.textContent") == "Pairs":
             break
-    page.keyboard.press("Enter")
-    page.wait_for_url("**/pairs")
-    page.wait_for_selector("#pairs-grid .cell-link")
+    light_page.keyboard.press("Enter")
+    light_page.wait_for_url("**/pairs")
+    light_page.wait_for_selector("#pairs-grid .cell-link")
