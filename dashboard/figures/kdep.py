@@ -145,10 +145,10 @@ def std_ratios(reports: Mapping[str, AlignmentReport], scheme: Scheme) -> go.Fig
 
 
 def teachers(found: Sequence[CandidateTeacher], scheme: Scheme) -> go.Figure:
-    """Compactness, LogME and accuracy side by side, one row a candidate, the most compact on top."""
+    """Compactness, LogME and accuracy side by side, one row a candidate; the least compact, most diverse one on top."""
     if not found:
         return nothing("No candidate has been measured yet", scheme)
-    ordered = sorted(found, key=lambda one: (one.compactness is None, -(one.compactness or 0.0), one.model))[:40]
+    ordered = sorted(found, key=lambda one: (one.compactness is None, one.compactness or 0.0, one.model))[:40]
     names = [one.model for one in ordered]
     panels = (("Compactness", "compactness", 1.0), ("LogME", "logme", 1.0), ("Accuracy (%)", "accuracy", 100.0))
     made = make_subplots(cols=3, rows=1, shared_yaxes=True, horizontal_spacing=0.08)

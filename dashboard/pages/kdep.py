@@ -92,7 +92,8 @@ def _no_teachers() -> Any:
         "Which teacher",
         states.empty(
             "No candidate has been measured yet",
-            "A compact teacher (classes far apart, each of them tight) is the better one here, before accuracy.",
+            "Accuracy alone misleads: diverse features teach better than tight classes. Compactness and LogME stand "
+            "beside it.",
             [
                 "zoograft analyse compactness --model 'resnet*' --dataset DATA",
                 "zoograft analyse logme --model 'resnet*' --dataset DATA",
@@ -122,14 +123,15 @@ def _teacher_cards(reads: Reads, view: View, scheme: Scheme) -> Any:
             formats.number(one.logme, 4),
             formats.percent(one.accuracy),
         ]
-        for one in sorted(found, key=lambda one: (one.compactness is None, -(one.compactness or 0.0)))
+        for one in sorted(found, key=lambda one: (one.compactness is None, one.compactness or 0.0, one.model))
     ]
     return html.Div(
         [
             cards.figure_card(
                 "kdep-candidates",
                 "Candidates",
-                "The most compact on top. Compactness: scatter between classes over scatter within.",
+                "Diverse features teach better than tight classes: the least compact on top (scatter between classes over "
+                "scatter within). LogME: more is better.",
                 height=min(700, 130 + 30 * len(found)),
                 figure=kdep.teachers(found, scheme),
             ),

@@ -136,10 +136,10 @@ def test_candidates_side_by_side():
         CandidateTeacher("tight", "transformer", None, 3.0, 0.3),
     ]
     compactness, logme, accuracy = kdep.teachers(found, "light").data
-    assert list(compactness.y) == ["tight", "loose", "late"]
-    assert list(compactness.x) == [3.0, 1.0, None]
-    assert list(logme.x) == [0.3, 0.2, 0.1]
-    assert list(accuracy.x) == [None, 90, 50]
+    assert list(compactness.y) == ["loose", "tight", "late"]
+    assert list(compactness.x) == [1.0, 3.0, None]
+    assert list(logme.x) == [0.2, 0.3, 0.1]
+    assert list(accuracy.x) == [90, None, 50]
     assert compactness.marker.color[0] != compactness.marker.color[1]
     assert "No candidate" in note(kdep.teachers([], "light"))
 
