@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from backend.domain.remem_results import SettingRow, SweepRow
 from dashboard.figures.frame import figure, nothing
 from dashboard.figures.information_plane import LABELS
-from dashboard.theme import Scheme, colour
+from dashboard.theme import Scheme, colour, series
 
 PARAMETERS = {
     "rho": "Radius of SAM, ρ",
@@ -83,6 +83,38 @@ def sweep(rows: Sequence[SweepRow], scheme: Scheme) -> go.Figure:
     parameter = rows[0].parameter
     made.update_xaxes(title_text=PARAMETERS[parameter], type="log" if parameter in LOGARITHMIC else "linear")
     made.update_yaxes(title_text="Accuracy on test (%), bars 95 %")
+    return made
+
+
+def pruning(rows: Sequence[SweepRow], against: str, scheme: Scheme) -> go.Figure:
+    """Teachers with branches pruned from the top, by their test error: against what they still know (4, `excess_nats`)
+    or against their student's error (6, `student_accuracy`); one line a branch, a number at each depth."""
+    titles = {
+        "excess_nats": "Excess reconstruction loss (nats; lower = more information)",
+        "student_accuracy": "Test error of the student (%)",
+    }
+    shown = [row for row in rows if getattr(row, against) is not None]
+    if not shown:
+        return nothing("No pruned teacher was measured in this way", scheme)
+    made = figure(scheme, hovermode="closest")
+    for i, branch in enumerate(dict.fromkeys(row.branch for row in shown)):
+        members = sorted((row for row in shown if row.branch == branch), key=lambda row: row.value)
+        values = [getattr(row, against) for row in members]
+        made.add_trace(
+            go.Scatter(
+                x=[100 * (1 - row.teacher_accuracy) for row in members],
+                y=values if against == "excess_nats" else [100 * (1 - value) for value in values],
+                mode="lines+markers+text",
+                text=[f"{row.value:g}" for row in members],
+                textposition="top center",
+                name=f"{branch} branches pruned",
+                line={"color": series(scheme)[i % len(series(scheme))], "width": 2},
+                marker={"size": 9},
+                hovertemplate="%{text} blocks pruned: teacher %{x:.2f} %, %{y:.4g}<extra>" + str(branch) + "</extra>",
+            )
+        )
+    made.update_xaxes(title_text="Test error of the teacher (%)")
+    made.update_yaxes(title_text=titles[against])
     return made
 
 

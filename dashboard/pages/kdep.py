@@ -130,8 +130,8 @@ def _teacher_cards(reads: Reads, view: View, scheme: Scheme) -> Any:
             cards.figure_card(
                 "kdep-candidates",
                 "Candidates",
-                "Diverse features teach better than tight classes: the least compact on top (scatter between classes over "
-                "scatter within). LogME: more is better.",
+                "Diverse features teach better than tight classes: the least compact on top. Compactness is scatter "
+                "between classes over scatter within; of LogME more is better.",
                 height=min(700, 130 + 30 * len(found)),
                 figure=kdep.teachers(found, scheme),
             ),

@@ -211,6 +211,7 @@ def _remem(id: str, result: RememResult, rest: dict[str, Any], scheme: Scheme) -
     if student_name and student is not None:
         facts.append(("Distilled student", dmc.Anchor(student_name, href=link("zoo", student_name))))
     facts += [("Left out", text) for text in result.failures]
+    pruned = sweep_table(result.teachers, "pruned_blocks")
     swept = [rows for name in sweeps.PARAMETERS if len(rows := sweep_table(result.teachers, name)) > 1]
     return [
         cards.number_row(numbers),
@@ -254,6 +255,25 @@ def _remem(id: str, result: RememResult, rest: dict[str, Any], scheme: Scheme) -
             ],
             className="two-columns" if len(swept) > 1 else None,
         ),
+        html.Div(
+            [
+                cards.figure_card(
+                    f"plane-pruning-{name}",
+                    title,
+                    "Branches pruned from the top; the number at a point says in how many blocks.",
+                    table="plane-sweeps",
+                    height=380,
+                    figure=sweeps.pruning(pruned, field, scheme),
+                )
+                for name, title, field in (
+                    ("information", "Information under pruning", "excess_nats"),
+                    ("student", "Student against teacher under pruning", "student_accuracy"),
+                )
+            ],
+            className="two-columns",
+        )
+        if pruned
+        else None,
     ]
 
 

@@ -11,11 +11,13 @@ from dash import Dash, Input, Output, State, dcc, html, no_update
 
 from backend.domain.errors import ZoograftError
 from backend.domain.jobs import TERMINAL
+from backend.domain.kdep_studies import KdepTable
 from backend.domain.records import Record
 from backend.domain.studies import StudyTable
 from dashboard import formats
 from dashboard.actions import Actions
 from dashboard.components import cards, states, transfer_charts
+from dashboard.figures import kdep
 from dashboard.reads import Reads, Study, as_id, to_json
 from dashboard.theme import as_scheme
 from dashboard.view import View, link, match
@@ -47,7 +49,7 @@ def layout(reads: Reads, view: View) -> Any:
         html.Div(id="study-said", className="error-text", role="alert"),
         html.Div(_status(study), id="study-status"),
         html.Div(_tables(reads, study), id="study-tables"),
-        transfer_charts.board(PREFIX, SHOWN) if of_transfers else None,
+        transfer_charts.board(PREFIX, SHOWN) if of_transfers else html.Div(id="study-pretraining"),
         html.Div(_listing(reads, study), id="study-listing"),
         cards.folded("The study file", dmc.Code(to_json(study.job.spec), block=True, className="command")),
         dcc.Interval(id="study-live", interval=REFRESH_MS, disabled=not open_),
@@ -57,6 +59,29 @@ def layout(reads: Reads, view: View) -> Any:
 def register(app: Dash, reads: Reads, actions: Actions) -> None:
     for name in SHOWN:
         _figure(app, reads, name)
+
+    @app.callback(
+        Output("study-pretraining", "children"),
+        Input("scheme", "data"),
+        Input("study-live", "n_intervals"),
+        State("url", "pathname"),
+    )
+    def draw_pretraining(scheme: str, _ticks: int, path: str) -> Any:
+        study = _study(reads, path)
+        table = None if study is None else reads.study_table(study.job.id)
+        if not isinstance(table, KdepTable) or not table.summaries:
+            return no_update
+        titled = (
+            ("study-shares", "Downstream by the images pre-trained on", kdep.over_shares),
+            ("study-sets", "Downstream sets, on the largest share", kdep.downstream_sets),
+        )
+        shown = [
+            cards.figure_card(
+                id, title, "Mean over seeds.", table="study-summary", figure=draw(table.summaries, as_scheme(scheme))
+            )
+            for id, title, draw in titled
+        ]
+        return html.Div(shown, className="two-columns")
 
     @app.callback(
         Output("study-status", "children"),

@@ -106,6 +106,28 @@ def test_sweeps_by_branch():
     assert "one value" in note(sweeps.sweep(rows[:1], "light"))
 
 
+def test_pruning():
+    def row(value, branch, teacher, student=None, excess=None):
+        return SweepRow(
+            parameter="pruned_blocks",
+            value=value,
+            branch=branch,
+            n_seeds=1,
+            student_accuracy=student,
+            teacher_accuracy=teacher,
+            excess_nats=excess,
+        )
+
+    rows = [row(4, "mlp", 0.5, 0.7, 0.1), row(0, "mlp", 0.9, 0.6, 0.2), row(0, "attention", 0.9, None, 0.2)]
+    mlp, attention = sweeps.pruning(rows, "excess_nats", "light").data
+    assert (list(mlp.text), list(mlp.y)) == (["0", "4"], [0.2, 0.1])
+    assert list(mlp.x) == pytest.approx([10, 50])
+    assert attention.name == "attention branches pruned"
+    (mlp,) = sweeps.pruning(rows, "student_accuracy", "dark").data
+    assert list(mlp.y) == pytest.approx([40, 30])
+    assert "No pruned" in note(sweeps.pruning(rows[2:], "student_accuracy", "dark"))
+
+
 def test_critical_neurons():
     neurons = tuple(
         CriticalNeuron(

@@ -14,6 +14,7 @@ from plotly.utils import PlotlyJSONEncoder
 
 from backend import thumbnails
 from backend.domain.kdep import AlignmentReport, DownstreamResult, DownstreamSet, KdepParams, KdepResult, estimate
+from backend.domain.kdep_studies import KdepStudySpec, plan_kdep_study
 from backend.domain.remem import StudentDistillation, TeacherTuning
 from backend.domain.remem_protocol import information_plane, setting_table
 from backend.domain.remem_results import (
@@ -30,6 +31,7 @@ from backend.domain.remem_results import (
     TeacherSnapshot,
     TunedTeacher,
 )
+from backend.domain.specs import dump_spec
 from backend.settings import Settings
 from backend.store import artifacts, catalog
 from backend.store.job_records import FileRecord
@@ -231,15 +233,13 @@ def fire(reads: Reads, output: str, path: str, search: str = "", scheme: str = "
     key = next(name for name in app.callback_map if f"{output}." in name)
     names = [one.split(".") for one in key.strip(".").split("...")]
     outputs = [{"id": id, "property": property} for id, property in names]
+    given = {"url": search, "scheme": scheme, "study-live": 0}
     body = {
         "output": key,
         "outputs": outputs if key.startswith("..") else outputs[0],
-        "inputs": [
-            {"id": "url", "property": "search", "value": search},
-            {"id": "scheme", "property": "data", "value": scheme},
-        ],
+        "inputs": [{**one, "value": given[one["id"]]} for one in app.callback_map[key]["inputs"]],
         "state": [{"id": "url", "property": "pathname", "value": path}],
-        "changedPropIds": ["url.search"],
+        "changedPropIds": ["scheme.data"],
     }
     with app.server.test_client() as client:
         answer = client.post("/_dash-update-component", json=body)
@@ -340,6 +340,30 @@ def test_pretraining(measured: Reads) -> None:
     assert "svd + pts" in said(runs)
     embedded = fire(measured, "kdep-embedding", "/kdep")["kdep-embedding"]["figure"]
     assert [trace["name"] for trace in embedded["data"]] == ["cat", "owl"]
+
+
+def test_a_kdep_study_draws_its_figures(zoo_store: Store, settings: Settings) -> None:
+    spec = KdepStudySpec.model_validate(
+        {
+            "name": "small",
+            "student": {"name": "tiny", "architecture": "test_resnet"},
+            "teachers": ["vit_a"],
+            "dataset": "pets",
+            "methods": [{"label": "SVD+PTS"}, {"label": "random", "method": "none"}],
+            "seeds": [0],
+            "downstream": ["pets"],
+        }
+    )
+    driver = Driver(zoo_store)
+    parent = driver.add_one(kind="study", spec=spec.model_dump(mode="json"))
+    for child in plan_kdep_study(spec):
+        if child.kind == "kdep":
+            driver.add_one(kind="kdep", spec=dump_spec(child.spec), parent=parent)
+            driver.publish(driver.claimed(), kdep("new").model_dump(mode="json"))
+    reads = Reads(zoo_store, settings)
+    drawn = figures(fire(reads, "study-pretraining", f"/studies/{parent}"))
+    assert {trace["name"] for trace in drawn["study-shares"]["data"]} == {"SVD+PTS, vit_a", "random, vit_a"}
+    assert drawn["study-sets"]["data"][0]["y"] == pytest.approx([55])
 
 
 def test_downloads(measured: Reads) -> None:
