@@ -46,7 +46,7 @@ def put_pairs(store: Store, names: list[str], seed: int = 0, n_samples: int = 50
 
 
 @pytest.fixture
-def zoo(store: Store) -> Store:
+def pets(store: Store) -> Store:
     now = datetime.now(UTC)
     with store.write() as connection:
         split = Split(n_samples=50, fingerprint="f")

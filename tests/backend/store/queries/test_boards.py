@@ -17,10 +17,10 @@ def board_of(store):
         return pair_queries.boards(connection)[0]
 
 
-def test_columns_are_the_rows_of_the_table(zoo, tmp_path):
-    boards = Boards(zoo, tmp_path)
-    columns = boards.columns(board_of(zoo))
-    with zoo.read() as connection:
+def test_columns_are_the_rows_of_the_table(pets, tmp_path):
+    boards = Boards(pets, tmp_path)
+    columns = boards.columns(board_of(pets))
+    with pets.read() as connection:
         page = pair_queries.pairs(connection, dataset="pets", split="val", limit=200)
     order = boards.chosen(columns, PairFilter(), ("positive_flip_rate", True))
     from backend.store.queries.board_columns import pair_records
@@ -37,52 +37,60 @@ def test_columns_are_the_rows_of_the_table(zoo, tmp_path):
     assert (np.diff(rates) <= 0).all()
 
 
-def test_new_pairs_are_seen(zoo, tmp_path, monkeypatch):
+def test_new_pairs_are_seen(pets, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "CHECK_S", 0.0)
-    boards = Boards(zoo, tmp_path)
-    board = board_of(zoo)
+    boards = Boards(pets, tmp_path)
+    board = board_of(pets)
     assert len(boards.columns(board)) == 6
-    put_pairs(zoo, ["resnet_a", "vit_a", "mixer", "unseen"], seed=1)
+    put_pairs(pets, ["resnet_a", "vit_a", "mixer", "unseen"], seed=1)
     assert len(boards.columns(board)) == 12
     assert "unseen" in boards.columns(board).names
 
 
-def test_a_big_board_is_read_in_the_background_and_kept_on_disk(zoo, tmp_path, monkeypatch):
+def settle(boards):
+    """Wait for what is read in the background: a thread must not outlive its test's database."""
+    for thread in list(boards._loading.values()):
+        thread.join()
+
+
+def test_a_big_board_is_read_in_the_background_and_kept_on_disk(pets, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SMALL", 3)
     monkeypatch.setattr(module, "CHECK_S", 0.0)
-    board = board_of(zoo)
-    boards = Boards(zoo, tmp_path)
+    board = board_of(pets)
+    boards = Boards(pets, tmp_path)
     assert boards.columns(board) is None
     for _ in range(200):
         columns = boards.columns(board)
         if columns is not None and list(tmp_path.glob("*.npz")):
             break
         time.sleep(0.02)
+    settle(boards)
     assert len(columns) == 6
 
     def never(*_):
         raise AssertionError("read from SQL although the file is there")
 
     monkeypatch.setattr(module.board_columns, "load", never)
-    again = Boards(zoo, tmp_path).columns(board)
+    again = Boards(pets, tmp_path).columns(board)
     assert again.names == columns.names
     assert (again.positive_flips == columns.positive_flips).all()
 
 
-def test_a_broken_file_is_read_anew(zoo, tmp_path, monkeypatch):
+def test_a_broken_file_is_read_anew(pets, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SMALL", 3)
-    board = board_of(zoo)
-    Boards(zoo, tmp_path).columns(board, wait=True)
+    board = board_of(pets)
+    Boards(pets, tmp_path).columns(board, wait=True)
     [kept] = tmp_path.glob("*.npz")
     kept.write_bytes(b"not a zip")
-    boards = Boards(zoo, tmp_path)
+    boards = Boards(pets, tmp_path)
     assert boards.columns(board) is None
     assert len(boards.columns(board, wait=True)) == 6
+    settle(boards)
 
 
-def test_selections_are_remembered_by_what_they_ask(zoo, tmp_path):
-    boards = Boards(zoo, tmp_path)
-    columns = boards.columns(board_of(zoo))
+def test_selections_are_remembered_by_what_they_ask(pets, tmp_path):
+    boards = Boards(pets, tmp_path)
+    columns = boards.columns(board_of(pets))
     first = boards.chosen(columns, PairFilter(teacher="vit"))
     assert boards.chosen(columns, PairFilter(teacher="vit")) is first
     assert len(boards.chosen(columns, PairFilter(teacher="vit", student="mixer"))) == 1

@@ -15,8 +15,8 @@ def names(store, **wanted):
     return [row.name for row in rows]
 
 
-def test_every_model_is_there_with_its_score_or_without(zoo):
-    with zoo.read() as connection:
+def test_every_model_is_there_with_its_score_or_without(pets):
+    with pets.read() as connection:
         rows, total = read_zoo(connection, **HERE)
     assert total == len(rows) == 5
     by_name = {row.name: row for row in rows}
@@ -28,25 +28,25 @@ def test_every_model_is_there_with_its_score_or_without(zoo):
     assert by_name["vit_a-taught"].teachers == ("resnet_a",)
 
 
-def test_the_evaluation_with_most_samples_counts(zoo):
+def test_the_evaluation_with_most_samples_counts(pets):
     from tests.backend.store.queries.conftest import put_pairs
 
-    put_pairs(zoo, ["resnet_a", "vit_a", "mixer"], seed=3, n_samples=30)
-    with zoo.read() as connection:
+    put_pairs(pets, ["resnet_a", "vit_a", "mixer"], seed=3, n_samples=30)
+    with pets.read() as connection:
         rows, _ = read_zoo(connection, **HERE)
     assert {row.n_samples for row in rows if row.accuracy is not None} == {50}
     assert len(rows) == 5
 
 
-def test_words_and_filters(zoo):
-    assert names(zoo, search="VIT taught") == ["vit_a-taught"]
-    assert names(zoo, search="t_a") == ["resnet_a", "vit_a", "vit_a-taught"]
+def test_words_and_filters(pets):
+    assert names(pets, search="VIT taught") == ["vit_a-taught"]
+    assert names(pets, search="t_a") == ["resnet_a", "vit_a", "vit_a-taught"]
     family = {"family": {"filterType": "text", "type": "equals", "filter": "CNN"}}
-    assert names(zoo, filters=family) == ["resnet_a", "unseen"]
+    assert names(pets, filters=family) == ["resnet_a", "unseen"]
     large = {"param_count": {"filterType": "number", "type": "greaterThan", "filter": 2}}
-    assert names(zoo, filters=large) == ["resnet_a", "unseen"]
+    assert names(pets, filters=large) == ["resnet_a", "unseen"]
     made = {"student": {"filterType": "text", "type": "equals", "filter": "vit_a"}}
-    assert names(zoo, filters=made) == ["vit_a-taught"]
+    assert names(pets, filters=made) == ["vit_a-taught"]
     either = {
         "name": {
             "filterType": "text",
@@ -57,18 +57,18 @@ def test_words_and_filters(zoo):
             ],
         }
     }
-    assert names(zoo, filters=either) == ["mixer", "unseen"]
+    assert names(pets, filters=either) == ["mixer", "unseen"]
 
 
 @pytest.mark.parametrize("direction", ["asc", "desc"])
-def test_what_is_unknown_is_sorted_last_either_way(zoo, direction):
-    found = names(zoo, sort=[{"colId": "param_count", "sort": direction}])
+def test_what_is_unknown_is_sorted_last_either_way(pets, direction):
+    found = names(pets, sort=[{"colId": "param_count", "sort": direction}])
     assert found[:3] == (["vit_a", "resnet_a", "unseen"] if direction == "asc" else ["unseen", "resnet_a", "vit_a"])
 
 
-def test_windows_join_to_the_whole(zoo):
-    whole = names(zoo)
-    assert [one for at in range(0, 5, 2) for one in names(zoo, offset=at, limit=2)] == whole
+def test_windows_join_to_the_whole(pets):
+    whole = names(pets)
+    assert [one for at in range(0, 5, 2) for one in names(pets, offset=at, limit=2)] == whole
 
 
 @pytest.mark.parametrize(
@@ -82,11 +82,11 @@ def test_windows_join_to_the_whole(zoo):
         {"sort": [{"colId": "name", "sort": "sideways"}]},
     ],
 )
-def test_what_is_not_a_column_is_refused(zoo, wanted):
+def test_what_is_not_a_column_is_refused(pets, wanted):
     with pytest.raises(BadInput):
-        names(zoo, **wanted)
+        names(pets, **wanted)
 
 
-def test_an_underscore_is_a_letter(zoo):
-    assert names(zoo, search="resnet.a") == []
-    assert names(zoo, search="%") == []
+def test_an_underscore_is_a_letter(pets):
+    assert names(pets, search="resnet.a") == []
+    assert names(pets, search="%") == []
