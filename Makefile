@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export ZOOGRAFT_DATA_DIR ?= $(CURDIR)/.zoograft
 THREADS ?= 1
+JOBS ?= 2
 
 .PHONY: demo up test lint types bench chaos lock screenshots clean help
 
@@ -36,7 +37,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 test: lint types
-	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.run_all
