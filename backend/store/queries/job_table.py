@@ -89,8 +89,8 @@ def job_rows(
     total = connection.execute(select(func.count()).select_from(job_table).where(*where)).scalar_one()
     names = ("id", "kind", "state", "spec", "step", "total", "attempt", "priority", "cause", "message", "worker")
     wanted = [_c[name] for name in (*names, "parent", "created_at", "started_at", "finished_at")]
-    keys = order(sort, COLUMNS) or [_c.created_at.desc()]
-    statement = select(*wanted, db_now().label("now")).where(*where).order_by(*keys, _c.id).offset(offset).limit(limit)
+    keys = [*order(sort, COLUMNS), _c.id] if sort else [_c.created_at.desc(), _c.id.desc()]
+    statement = select(*wanted, db_now().label("now")).where(*where).order_by(*keys).offset(offset).limit(limit)
     return [_row(row) for row in connection.execute(statement)], int(total)
 
 
