@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from backend.domain.datasets import Subset
 from backend.domain.methods import Augment, TrainingParams
-from backend.domain.records import Fraction, Name, Record, Seed, Text
+from backend.domain.records import Fraction, Name, Record, Seed
 
 Metric = Literal["top1", "mean_per_class"]
 Setting = Literal["baseline", "sam", "reweight", "both"]
