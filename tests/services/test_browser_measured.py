@@ -60,7 +60,9 @@ def test_draw_an_information_plane(page, measured):
     page.goto("/")
     page.get_by_role("link", name="Information").click()
     page.wait_for_selector("#plane-points .scatterlayer .point")
-    assert "ReMem: tiny-vit → tiny-resnet on digits" in page.get_by_role("textbox", name="What to look at").input_value()
+    assert (
+        "ReMem: tiny-vit → tiny-resnet on digits" in page.get_by_role("textbox", name="What to look at").input_value()
+    )
     page.wait_for_selector("#plane-settings .barlayer .point")
     page.wait_for_selector("#plane-sweep-rho .scatterlayer .point")
 
