@@ -4,7 +4,7 @@
     python -m benchmarks.chaos --quick                one seed, three kills a store (tests/reliability/test_battery.py)
     python -m benchmarks.chaos --mutants              each guard taken away: its script must then fail
 
-Seeded, each script bounded in time, two at once (they mostly wait; throughput runs alone). Ends with one line
+Seeded, each script bounded in time, two at once (they mostly wait; those that measure time run alone). Ends with one line
 `N passed, N failed`, writes benchmarks/results/chaos.json, exits 1 when one failed.
 """
 
@@ -24,6 +24,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SKIPPED = 77
+# These measure time, so nothing runs beside them.
+ALONE = ("throughput", "dup_submit", "claim_race")
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ def main() -> int:
     table = []
     print(f"{'outcome':8} {'seconds':>8}  run")
     chosen = [run for run in runs if options.only in run.name]
-    alone = [run for run in chosen if run.script == "throughput"]
+    alone = [run for run in chosen if run.script in ALONE]
     with ThreadPoolExecutor(options.at_once) as pool:
         together = pool.map(perform, [run for run in chosen if run not in alone])
         for run, outcome, seconds, shown in itertools.chain(together, map(perform, alone)):
