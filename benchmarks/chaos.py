@@ -4,8 +4,8 @@
     python -m benchmarks.chaos --quick                one seed, three kills a store (tests/reliability/test_battery.py)
     python -m benchmarks.chaos --mutants              each guard taken away: its script must then fail
 
-Seeded, each script bounded in time, two at once (they mostly wait; those that measure time run alone). Ends with one line
-`N passed, N failed`, writes benchmarks/results/chaos.json, exits 1 when one failed.
+Seeded, each script bounded in time, two at once (they mostly wait; those that measure time run alone). Ends with one
+line `N passed, N failed`, writes benchmarks/results/chaos.json, exits 1 when one failed.
 """
 
 from __future__ import annotations
