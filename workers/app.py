@@ -18,11 +18,9 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from uuid import UUID
 
 import structlog
@@ -78,7 +76,7 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._drain = mmap.mmap(-1, 1)  # shared with the pool processes that are forked later
-        self._busy = Path(tempfile.gettempdir()) / f"zoograft-celery-{os.getpid()}.busy"
+        self._busy = settings.data_dir / "cache" / f"celery-{os.getpid()}.busy"
         self._main = os.getpid()
         self._supervisor: Supervisor | None = None
         self._queues: tuple[str, ...] = QUEUES
@@ -162,9 +160,13 @@ class Worker:
                 process.send_signal(signal.SIGTERM)
                 process.wait()
 
+    def _open_busy(self) -> IO[str]:
+        self._busy.parent.mkdir(parents=True, exist_ok=True)
+        return open(self._busy, "a")
+
     def _idle(self) -> bool:
         """Whether no pool process is at work: each holds a shared lock on the file while it is, until it dies."""
-        with open(self._busy, "a") as file:
+        with self._open_busy() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -191,7 +193,7 @@ class Worker:
             self._supervisor = Supervisor(
                 self.settings, queues=self._queues, gpus=gpus, draining=lambda: self.draining
             ).__enter__()
-        with open(self._busy, "a") as file:
+        with self._open_busy() as file:
             fcntl.flock(file, fcntl.LOCK_SH)
             self._supervisor.work(wanted)
 
