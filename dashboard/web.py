@@ -45,16 +45,19 @@ def install(app: Dash, reads: Reads) -> None:
         kind = response.mimetype or ""
         if "gzip" not in request.accept_encodings or not any(one in kind for one in _COMPRESSIBLE):
             return response
-        key = f"{path}?{request.query_string.decode('latin-1')}"
+        # What has no fingerprint in its name is known by its date and length, and asked about again each time.
+        stamp = "" if lasting else f"{response.headers.get('Last-Modified')} {response.headers.get('ETag')}"
+        key = f"{path}?{request.query_string.decode('latin-1')} {stamp}"
+        known = lasting or stamp != "None None"
         with lock:
-            body = packed.get(key) if lasting else None
+            body = packed.get(key) if known else None
         if body is None:
             response.direct_passthrough = False
             plain = response.get_data()
             if len(plain) < _SMALLEST:
                 return response
             body = gzip.compress(plain, 6)
-            if lasting:
+            if known:
                 with lock:
                     packed[key] = body
         response.close()  # the file behind it

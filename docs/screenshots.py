@@ -2,6 +2,7 @@
 
     zoograft demo
     python -m docs.screenshots                     writes docs/pictures/NAME.png and NAME-dark.png
+    python -m docs.screenshots --schemes light
 
 Starts `zoograft web` on a free port over ZOOGRAFT_DATA_DIR, opens every page in Chromium and stops it again.
 """
