@@ -49,12 +49,13 @@ class Canvas:
         threads: int = THREADS,
     ) -> None:
         self._images, self._transform = images, EvalTransform(preprocessing)
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="canvas")
         self.bad_samples: tuple[str, ...] = ()
         self._pixels: Tensor | None = None
         self.indices = np.asarray(indices, dtype=np.int64)
         if len(self.indices) * int(np.prod(self._transform.shape)) <= memory_bytes:
             self._decode_all()
+            self._threads.shutdown()
         if len(self.indices) == 0:
             raise BadInput("dataset", len(indices), "at least one image that can be read")
         self.labels = torch.from_numpy(images.labels[self.indices])
