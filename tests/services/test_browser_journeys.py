@@ -43,7 +43,7 @@ def test_find_a_pair_and_see_its_flipped_images(page, scheme):
     label = page.locator(".sample h3").first.inner_text()
     assert page.locator(".sample").first.locator(".answers ol").first.locator("li").first.inner_text().startswith(label)
 
-    page.get_by_text("Only the student right").click()
+    page.get_by_text("Only the student right (").click()
     page.wait_for_function("location.search.includes('kind=negative')")
     page.wait_for_function(
         """() => { const li = document.querySelector('.sample .answers > div:last-child li');
