@@ -1,5 +1,6 @@
 """`up` and `web` as processes: one port, a clean end, a port that is taken."""
 
+import asyncio
 import json
 import signal
 import socket
@@ -9,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from backend.cli.service import worker_command
+from backend.cli.service import listening, worker_command
 from backend.settings import Settings
 from tests.backend.cli.test_jobs import _carrying, start
 
@@ -71,3 +72,25 @@ def test_an_open_address_without_a_token_refuses_to_start(settings: Settings) ->
 def test_a_worker_is_what_the_broker_says(settings: Settings, tmp_path: Path) -> None:
     assert worker_command(settings) == ["-m", "workers.supervisor"]
     assert worker_command(settings.model_copy(update={"broker_url": "redis://x"})) == ["-m", "workers.app"]
+
+
+def test_answers_are_not_held_back_by_nagles_delay(settings: Settings) -> None:
+    """An answer is written in two pieces; the second one must not wait for the reader's acknowledgement (40 ms)."""
+
+    async def accepted() -> int:
+        seen: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        class Door(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                told = transport.get_extra_info("socket")
+                seen.set_result(told.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+                transport.close()
+
+        with listening(settings.model_copy(update={"port": free_port()}), "web") as listener:
+            server = await asyncio.get_running_loop().create_server(Door, sock=listener)
+            with socket.create_connection(listener.getsockname()):
+                found = await seen
+            server.close()
+        return found
+
+    assert asyncio.run(accepted()) == 1
