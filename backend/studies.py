@@ -15,7 +15,8 @@ from backend.domain.jobs import TERMINAL, Job, JobState
 from backend.domain.kdep_studies import KdepStudySpec, KdepTable, is_kdep_study
 from backend.domain.records import bad_input, canonical_json
 from backend.domain.specs import FinetuneSpec, dump_spec
-from backend.domain.studies import StudyChild, StudySpec, StudyTable, plan_study, study_row, summarise
+from backend.domain.studies import StudyChild, StudySpec, plan_study
+from backend.domain.study_summary import StudyTable, study_row, summarise
 from backend.store import catalog, job_reads, jobs
 
 MAX_FILE_BYTES = 1_000_000

@@ -28,7 +28,7 @@ from backend.domain.kdep_studies import KdepTable
 from backend.domain.pairs import ClassFlips, FlippedSample, Pair, PairDetail, class_q_values, class_records
 from backend.domain.remem_results import RememResult
 from backend.domain.similarity import embedding_table
-from backend.domain.studies import StudyRow, StudyTable, study_row, with_controls
+from backend.domain.study_summary import StudyRow, StudyTable, study_row, with_controls
 from backend.settings import Settings
 from backend.store import artifacts as artifact_store
 from backend.store import catalog, workers

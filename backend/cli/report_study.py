@@ -22,7 +22,8 @@ from backend.domain.kdep_studies import KdepStudySpec
 from backend.domain.pairs import Pair
 from backend.domain.records import content_hash
 from backend.domain.specs import ScanSpec, TransferSpec
-from backend.domain.studies import MethodSummary, StudyRow, StudySpec, StudyTable, is_control, plan_study
+from backend.domain.studies import StudySpec, plan_study
+from backend.domain.study_summary import MethodSummary, StudyRow, StudyTable, is_control
 from backend.store import catalog, job_reads
 from backend.store.queries import board_columns, density
 from backend.store.queries import catalog as catalog_queries
@@ -169,13 +170,14 @@ def _methods(table: StudyTable) -> list[Any]:
             formats.percent(one.success_rate_weaker, 0),
             f"{formats.signed_percent(one.mean_delta)} ({points(one.mean_delta_low, one.mean_delta_high)})",
             _above_control(one),
+            formats.percent(one.success_rate_above_control, 0),
             formats.percent(one.mean_gain),
             formats.percent(one.mean_loss),
         )
         for one in table.methods
     ]
     head = ("method", "transfers", "success", "median student", "weaker teacher", "mean Δ")
-    head += ("above control", "gain", "loss")
+    head += ("above control", "beats control", "gain", "loss")
     blocks: list[Any] = [
         Table(
             head,
@@ -200,6 +202,27 @@ def _methods(table: StudyTable) -> list[Any]:
                     for one in table.differences
                 ],
                 "Paired over the same teachers, student and seed. Intervals: 10,000 bootstrap draws of the transfers.",
+            )
+        )
+    if table.teacher_set_summaries:
+        blocks.append(
+            Table(
+                ("several teachers", "against", "sets and seeds", "mean Δ", "one teacher", "difference", "better in"),
+                [
+                    (
+                        one.label,
+                        one.against,
+                        f"{one.n_transfers:,}",
+                        formats.signed_percent(one.mean_delta),
+                        formats.signed_percent(one.mean_single_delta),
+                        f"{formats.signed_percent(one.mean_delta_difference)} "
+                        f"({points(one.mean_delta_difference_low, one.mean_delta_difference_high)})",
+                        formats.percent(one.win_rate, 0),
+                    )
+                    for one in table.teacher_set_summaries
+                ],
+                "The same student, method, settings and seed. The best single teacher is known only afterwards, the "
+                "most accurate one beforehand.",
             )
         )
     return blocks

@@ -10,7 +10,7 @@ from backend.cli.kdep_table import print_kdep_study, write_kdep_rows
 from backend.cli.output import note, percent, print_table, write_csv
 from backend.domain.errors import BadInput
 from backend.domain.kdep_studies import KdepTable
-from backend.domain.studies import MethodSummary, StudyRow, StudyTable
+from backend.domain.study_summary import MethodSummary, StudyRow, StudyTable
 
 
 def print_study(table: StudyTable | KdepTable) -> None:
@@ -22,7 +22,17 @@ def print_study(table: StudyTable | KdepTable) -> None:
         note("no transfer has finished yet")
         return
     print_table(
-        ("method", "transfers", "success [95 %]", "weaker teachers", "mean Δ", "above control", "gain", "loss"),
+        (
+            "method",
+            "transfers",
+            "success [95 %]",
+            "weaker teachers",
+            "mean Δ",
+            "above control [95 %]",
+            "beats control",
+            "gain",
+            "loss",
+        ),
         (_method_cells(one) for one in table.methods),
     )
     if table.differences:
@@ -34,6 +44,16 @@ def print_study(table: StudyTable | KdepTable) -> None:
             f"[{_points(one.success_rate_difference_low)}, {_points(one.success_rate_difference_high)}] points, "
             f"mean Δ {_points(one.mean_delta_difference)} "
             f"[{_points(one.mean_delta_difference_low)}, {_points(one.mean_delta_difference_high)}] points (95 %)"
+        )
+    if table.teacher_set_summaries:
+        print()
+    for several in table.teacher_set_summaries:
+        print(
+            f"{several.label} − {several.against}, {several.n_transfers} sets and seeds: mean Δ "
+            f"{_points(several.mean_delta)} against {_points(several.mean_single_delta)}, difference "
+            f"{_points(several.mean_delta_difference)} [{_points(several.mean_delta_difference_low)}, "
+            f"{_points(several.mean_delta_difference_high)}] points (95 %), better in {percent(several.win_rate, 0)}"
+            + (f"; {several.n_incomplete} sets lack a single teacher" if several.n_incomplete else "")
         )
     if table.n_failed or table.n_open:
         note(f"{table.n_failed} transfers failed or were cancelled, {table.n_open} are still to come")
@@ -80,10 +100,15 @@ def _method_cells(one: MethodSummary) -> tuple[str, ...]:
         f"{percent(one.success_rate, 0)} [{percent(one.success_rate_low, 0)}, {percent(one.success_rate_high, 0)}]",
         weaker,
         _points(one.mean_delta),
-        "" if one.mean_delta_above_control is None else _points(one.mean_delta_above_control),
+        _interval(one.mean_delta_above_control, one.mean_delta_above_control_low, one.mean_delta_above_control_high),
+        "" if one.success_rate_above_control is None else percent(one.success_rate_above_control, 0),
         percent(one.mean_gain, 1),
         percent(one.mean_loss, 1),
     )
+
+
+def _interval(value: float | None, low: float | None, high: float | None) -> str:
+    return "" if value is None or low is None or high is None else f"{_points(value)} [{_points(low)}, {_points(high)}]"
 
 
 def _points(fraction: float) -> str:

@@ -277,6 +277,32 @@ def check_teachers(params: Transfer, teachers: Iterable[str]) -> None:
     raise BadInput("teachers", names, f"{getattr(params, 'method', 'this method')} takes {wanted}")
 
 
+def takes(params: Transfer, n_teachers: int) -> bool:
+    """Whether a method takes part where there are so many teachers; one that needs none always does."""
+    return params.min_teachers == 0 or params.max_teachers is None or n_teachers <= params.max_teachers
+
+
+def turns(multi: str | None, n_teachers: int) -> int:
+    """Trainings in a row that a transfer is: one for each of several teachers in sequence, else one."""
+    return n_teachers if multi == "sequential" and n_teachers > 1 else 1
+
+
+def control_of(params: Transfer, n_teachers: int) -> CeParams:
+    """The control of a transfer: the same training with labels and no teacher, for as many steps in all.
+
+    Raises:
+        BadInput: that many epochs are more than a training may have.
+    """
+    shared = {name: getattr(params, name) for name in TrainingParams.model_fields}
+    times = turns(getattr(params, "multi", None), n_teachers)
+    shared["epochs"] *= times
+    if shared["steps"] is not None:
+        shared["steps"] *= times
+    found = parse_method("ce", shared)
+    assert isinstance(found, CeParams)
+    return found
+
+
 def expected(params: type[BaseModel], field: str) -> str:
     """What a field takes, in words: its type, its bounds, its default."""
     info = params.model_fields[field]

@@ -1,39 +1,46 @@
 """A study: one file that describes a zoo, pairs, methods, hyperparameters and seeds, and becomes a tree of jobs.
 
-`StudySpec` is the file. `children` turns it into jobs (named by local keys), `StudyRow` is one finished transfer and
-`summarise` what a study says: success rates (share of transfers with Δ > 0), mean Δ, the no-teacher control beside
-every method, and paired differences between methods, with 95 % intervals (10,000 bootstrap draws of the transfers,
-seed 0). Roth et al., arXiv:2310.17653, §5.
+`StudySpec` is the file, `plan_study` its jobs, named by local keys; what they found is in
+`backend.domain.study_summary`. Roth et al., arXiv:2310.17653, §5.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
 from backend.domain.catalog import ModelSpec
 from backend.domain.datasets import DatasetSpec, Subset
 from backend.domain.draws import draw_pairs
 from backend.domain.errors import BadInput
-from backend.domain.intervals import bootstrap_mean, wilson_interval
-from backend.domain.methods import METHODS, CeParams, TrainingParams, parse_method
+from backend.domain.methods import METHODS, CeParams, control_of, parse_method, takes
 from backend.domain.records import Name, Record, Seed
 from backend.domain.specs import Device, FinetuneSpec, RegisterSpec, ScanSpec, TransferSpec
-
-CONTROL = "control"
+from backend.domain.study_summary import CONTROL
 
 
 class ZooEntry(Record):
-    """A model the study makes first: described, and trained on the study's data where `train` is given."""
+    """A model the study makes first: described, and trained on the study's data where `train` is given.
+
+    `train_split` and `subset` are this model's own training data, in place of the study's `zoo_train_split` and
+    `zoo_subset`: models that saw different images know different things.
+    """
 
     model: ModelSpec
     train: dict[str, Any] | None = None
+    train_split: Name | None = None
+    subset: Subset | None = None
+
+    @model_validator(mode="after")
+    def _trained(self) -> ZooEntry:
+        for name in ("train_split", "subset"):
+            if self.train is None and getattr(self, name) is not None:
+                raise ValueError(f"{name}: {self.model.name} is not trained by the study; give it `train` too")
+        return self
 
 
 class RandomPairs(Record):
@@ -57,6 +64,9 @@ class TeacherSet(Record):
     student: Name
 
 
+SEVERAL = ("multi", "teacher_order")
+"""Parameters that say how several teachers are used; with one teacher they change nothing."""
+
 Pairs = Literal["all"] | RandomPairs | TeachersAndStudents | tuple[tuple[Name, Name], ...]
 
 
@@ -65,7 +75,9 @@ class StudySpec(Record):
 
     `methods` are names or objects (`{method: kl_dp, partition: unsupervised, label: "KL+DP unsup."}`); `settings` hold
     for every method that knows them, `grid` multiplies the methods. With `zoo_seeds` every seed trains its own zoo,
-    else seeds only change the transfers. `controls` adds, per student, the same training without a teacher.
+    else seeds only change the transfers. `teacher_sets` are for the methods that take several teachers; name their
+    single teachers under `pairs` too and the summary sets several beside the best one. `controls` adds, per student,
+    the same training without a teacher, for as many steps.
     """
 
     kind: Literal["study"] = "study"
@@ -106,8 +118,12 @@ class StudySpec(Record):
         """`{name: …, architecture: …, train: {…}}` is read as a model and its training."""
         if not isinstance(zoo, (list, tuple)):
             return zoo
+        own = set(ZooEntry.model_fields)
         return [
-            {"model": {k: v for k, v in one.items() if k != "train"}, "train": one.get("train")}
+            {
+                "model": {k: v for k, v in one.items() if k not in own},
+                **{k: v for k, v in one.items() if k in own},
+            }
             if isinstance(one, dict) and "model" not in one
             else one
             for one in zoo
@@ -125,10 +141,11 @@ class StudySpec(Record):
 
 @dataclass(frozen=True)
 class Variant:
-    """One method with one combination of the grid."""
+    """One method with one combination of the grid. `single_label` says nothing of how several teachers are used."""
 
     label: str
     params: Any
+    single_label: str
 
 
 @dataclass(frozen=True)
@@ -158,11 +175,13 @@ def variants(spec: StudySpec) -> list[Variant]:
         shared = {key: value for key, value in spec.settings.items() if key in fields}
         axes = {key: values for key, values in spec.grid.items() if key in fields and key not in own}
         base = str(one.get("label") or _label(str(one["method"]), own))
+        single = str(one.get("label") or _label(str(one["method"]), own, ("partition",)))
         for values in itertools.product(*axes.values()):
             chosen = dict(zip(axes, values, strict=True))
             params = parse_method(str(one["method"]), {**shared, **own, **chosen})
             suffix = "".join(f" {key}={value}" for key, value in chosen.items())
-            found.append(Variant(base + suffix, params))
+            kept = "".join(f" {key}={value}" for key, value in chosen.items() if key not in SEVERAL)
+            found.append(Variant(base + suffix, params, single + kept))
     labels = [variant.label for variant in found]
     if len(set(labels)) != len(labels):
         raise BadInput("methods", labels, "methods that differ, or a `label` for each")
@@ -176,8 +195,8 @@ def _fields(method: Mapping[str, Any]) -> set[str]:
     return set(METHODS[str(name)].model_fields) - {"method"}
 
 
-def _label(method: str, own: Mapping[str, Any]) -> str:
-    return method + "".join(f" {value}" for key, value in own.items() if key in ("partition", "multi"))
+def _label(method: str, own: Mapping[str, Any], named: tuple[str, ...] = ("partition", *SEVERAL)) -> str:
+    return method + "".join(f" {value}" for key, value in own.items() if key in named)
 
 
 def pairs_of(spec: StudySpec, names: Sequence[str]) -> list[tuple[tuple[str, ...], str]]:
@@ -208,6 +227,9 @@ def plan_study(spec: StudySpec) -> list[StudyChild]:
     if unknown and not isinstance(spec.pairs, TeachersAndStudents):
         raise BadInput("pairs", sorted(unknown)[0], f"one of the study's models: {', '.join(names)}")
     trained = {entry.model.name for entry in spec.zoo if entry.train is not None}
+    most = max((len(one.teachers) for one in spec.teacher_sets), default=0)
+    if most and not any(takes(variant.params, most) and variant.params.min_teachers for variant in chosen):
+        raise BadInput("teacher_sets", most, "a method that takes several teachers: kl, xe_kl or kl_dp")
     made: dict[str, tuple[str, ...]] = {}
     zoo_seeds = spec.seeds if spec.zoo_seeds else spec.seeds[:1]
     for entry in spec.zoo:
@@ -246,19 +268,32 @@ def plan_study(spec: StudySpec) -> list[StudyChild]:
 
     for seed in spec.seeds:
         if spec.controls and spec.labelled:
-            jobs += _controls(spec, chosen, pairs, seed, of, transfer)
+            jobs += _controls(chosen, pairs, seed, of, transfer)
+        done: dict[str, str] = {}
         for variant in chosen:
-            params = variant.params.model_copy(update={"seed": seed})
-            alone: set[str] = set()
             for teachers, student in pairs:
-                taught_by = teachers if params.min_teachers else ()
-                if not taught_by and student in alone:
+                if not takes(variant.params, len(teachers)):
                     continue
-                alone.add(student)
-                shown = "+".join(of(name, seed) for name in taught_by) or "alone"
-                key = f"{variant.label} | {shown} > {of(student, seed)} | seed {seed}"
-                jobs.append(transfer(key, tuple(of(t, seed) for t in taught_by), of(student, seed), params))
+                label, params = _of_transfer(variant, teachers, seed)
+                taught_by = tuple(of(t, seed) for t in teachers) if params.min_teachers else ()
+                shown = f"{'+'.join(taught_by) or 'alone'} > {of(student, seed)} | seed {seed}"
+                what = f"{shown} | {params.model_dump_json()}"
+                if what in done:  # a method without a teacher, or several ways of using several teachers, with one
+                    continue
+                if f"{label} | {shown}" in done.values():
+                    label = variant.label
+                done[what] = f"{label} | {shown}"
+                jobs.append(transfer(done[what], taught_by, of(student, seed), params))
     return jobs
+
+
+def _of_transfer(variant: Variant, teachers: tuple[str, ...], seed: int) -> tuple[str, Any]:
+    """Label and params of one transfer: with one teacher nothing is said of several, with several how many."""
+    params = variant.params.model_copy(update={"seed": seed})
+    if len(teachers) > 1 and params.min_teachers:
+        return f"{variant.label} ×{len(teachers)}", params
+    defaults = {name: type(params).model_fields[name].default for name in SEVERAL if hasattr(params, name)}
+    return variant.single_label, params.model_copy(update=defaults)
 
 
 def _make(
@@ -278,9 +313,9 @@ def _make(
         training = FinetuneSpec(
             model=base.name,
             dataset=spec.dataset,
-            train_split=spec.zoo_train_split or spec.train_split,
+            train_split=entry.train_split or spec.zoo_train_split or spec.train_split,
             split=spec.split,
-            subset=spec.zoo_subset,
+            subset=entry.subset or spec.zoo_subset,
             params=params,
             save_as=name,
             device=spec.device,
@@ -291,219 +326,21 @@ def _make(
     return jobs
 
 
-def _controls(
-    spec: StudySpec, chosen: Sequence[Variant], pairs: Sequence[Any], seed: int, of: Any, transfer: Any
-) -> list[StudyChild]:
+def _controls(chosen: Sequence[Variant], pairs: Sequence[Any], seed: int, of: Any, transfer: Any) -> list[StudyChild]:
     """The same students, data, steps and optimizer without a teacher: one per student and distinct training."""
-    trainings: dict[str, CeParams] = {}
+    trainings: dict[str, tuple[CeParams, list[str]]] = {}
     for variant in chosen:
-        shared = {name: getattr(variant.params, name) for name in TrainingParams.model_fields}
-        control = CeParams(**{**shared, "seed": seed})
-        trainings.setdefault(control.model_dump_json(), control)
-    students = list(dict.fromkeys(student for _, student in pairs))
+        for teachers, student in pairs:
+            if not takes(variant.params, len(teachers)):
+                continue
+            params = control_of(variant.params.model_copy(update={"seed": seed}), len(teachers))
+            _, students = trainings.setdefault(params.model_dump_json(), (params, []))
+            if student not in students:
+                students.append(student)
     jobs = []
-    for number, params in enumerate(trainings.values()):
+    for number, (params, students) in enumerate(trainings.values()):
         suffix = "" if len(trainings) == 1 else f" {number + 1}"
         for student in students:
             key = f"{CONTROL}{suffix} | alone > {of(student, seed)} | seed {seed}"
             jobs.append(transfer(key, (), of(student, seed), params))
     return jobs
-
-
-class StudyRow(Record):
-    """One finished transfer of a study."""
-
-    job_id: str
-    label: str
-    method: str
-    params: dict[str, Any]
-    teachers: tuple[str, ...]
-    student: str
-    seed: int
-    n_samples: int
-    student_accuracy_before: float
-    student_accuracy_after: float
-    teacher_accuracy: float | None = None
-    accuracy_difference: float | None = None
-    transfer_delta: float
-    control_delta: float | None = None
-    delta_above_control: float | None = None
-    knowledge_gain: float
-    knowledge_loss: float
-    positive_flip_rate_before: float | None = None
-    positive_flip_rate_delta: float | None = None
-    negative_flip_rate_delta: float | None = None
-    positive_flip_rate_on_transfer_set: float | None = None
-    positive_flips_to_teacher: float | None = None
-    negative_flips_to_teacher: float | None = None
-    transfer_rate: dict[str, float | None] = Field(default_factory=dict)
-
-
-class MethodSummary(Record):
-    """What a study says about one method. Success: Δ > 0; Δ = 0 is failure. `_low`, `_high`: 95 %."""
-
-    label: str
-    n_transfers: int
-    success_rate: float
-    success_rate_low: float
-    success_rate_high: float
-    median_student_success_rate: float
-    mean_delta: float
-    mean_delta_low: float
-    mean_delta_high: float
-    top_quarter_delta: float
-    mean_delta_above_control: float | None = None
-    mean_delta_above_control_low: float | None = None
-    mean_delta_above_control_high: float | None = None
-    n_weaker: int = 0
-    success_rate_weaker: float | None = None
-    mean_delta_weaker: float | None = None
-    mean_gain: float
-    mean_loss: float
-
-
-class MethodDifference(Record):
-    """The same transfers by two methods: `label` − `baseline`, paired over (teachers, student, seed)."""
-
-    label: str
-    baseline: str
-    n_pairs: int
-    success_rate_difference: float
-    success_rate_difference_low: float
-    success_rate_difference_high: float
-    mean_delta_difference: float
-    mean_delta_difference_low: float
-    mean_delta_difference_high: float
-
-
-class StudyTable(Record):
-    """The whole result: one row a transfer, one summary a method, all paired differences."""
-
-    rows: tuple[StudyRow, ...]
-    methods: tuple[MethodSummary, ...]
-    differences: tuple[MethodDifference, ...]
-    n_failed: int = 0
-    n_open: int = 0
-
-
-def study_row(job_id: str, label: str, params: Mapping[str, Any], result: Mapping[str, Any]) -> StudyRow:
-    """One row from a transfer job's result."""
-    teachers = result.get("teachers") or {}
-    best = max((one["teacher_accuracy"] for one in teachers.values()), default=None)
-    before = [one["positive_flip_rate_before"] for one in teachers.values()]
-    copied = {name: result.get(name) for name in StudyRow.model_fields if name in result and name != "teachers"}
-    return StudyRow.model_validate(
-        {
-            **copied,
-            "job_id": job_id,
-            "label": label,
-            "params": dict(params),
-            "teachers": tuple(result["teacher_names"]),
-            "seed": params.get("seed", 0),
-            "teacher_accuracy": best,
-            "accuracy_difference": None if best is None else best - result["student_accuracy_before"],
-            "positive_flip_rate_before": max(before, default=None),
-            "transfer_rate": {str(p): rate for p, rate in (result.get("transfer_rate") or {}).items()},
-        }
-    )
-
-
-def with_controls(rows: Iterable[StudyRow]) -> list[StudyRow]:
-    """Every row with the Δ of its control: the same student, seed and training without a teacher."""
-    listed = list(rows)
-    controls = {(row.student, _training_key(row)): row.transfer_delta for row in listed if is_control(row)}
-    found = []
-    for row in listed:
-        control = controls.get((row.student, _training_key(row)))
-        if control is None or is_control(row):
-            found.append(row)
-            continue
-        update = {"control_delta": control, "delta_above_control": row.transfer_delta - control}
-        found.append(row.model_copy(update=update))
-    return found
-
-
-def is_control(row: StudyRow) -> bool:
-    return row.label.split(" ")[0] == CONTROL
-
-
-def _training_key(row: StudyRow) -> tuple[Any, ...]:
-    return tuple(str(row.params.get(name)) for name in sorted(TrainingParams.model_fields))
-
-
-def summarise(rows: Sequence[StudyRow], n_failed: int = 0, n_open: int = 0) -> StudyTable:
-    """Success rates, means and paired differences of a study's rows."""
-    listed = with_controls(rows)
-    labels = list(dict.fromkeys(row.label for row in listed))
-    methods = tuple(_summary(label, [row for row in listed if row.label == label]) for label in labels)
-    taught = [label for label in labels if not label.startswith(CONTROL)]
-    differences = tuple(
-        difference
-        for baseline, label in itertools.combinations(taught, 2)
-        if (difference := _difference(listed, label, baseline)) is not None
-    )
-    return StudyTable(rows=tuple(listed), methods=methods, differences=differences, n_failed=n_failed, n_open=n_open)
-
-
-def _summary(label: str, rows: Sequence[StudyRow]) -> MethodSummary:
-    deltas = np.array([row.transfer_delta for row in rows])
-    wins = deltas > 0
-    low, high = wilson_interval(int(wins.sum()), len(wins))
-    mean, mean_low, mean_high = _mean_interval(deltas)
-    by_student: dict[str, list[bool]] = {}
-    for row, win in zip(rows, wins, strict=True):
-        by_student.setdefault(row.student, []).append(bool(win))
-    above = np.array([row.delta_above_control for row in rows if row.delta_above_control is not None])
-    weaker = np.array([row.transfer_delta for row in rows if (row.accuracy_difference or 0.0) < 0])
-    extra: dict[str, Any] = {}
-    if len(above):
-        names = ("mean_delta_above_control", "mean_delta_above_control_low", "mean_delta_above_control_high")
-        extra |= dict(zip(names, _mean_interval(above), strict=True))
-    if len(weaker):
-        extra |= {"success_rate_weaker": float((weaker > 0).mean()), "mean_delta_weaker": float(weaker.mean())}
-    return MethodSummary(
-        label=label,
-        n_transfers=len(rows),
-        success_rate=float(wins.mean()),
-        success_rate_low=float(low),
-        success_rate_high=float(high),
-        median_student_success_rate=float(np.median([np.mean(one) for one in by_student.values()])),
-        mean_delta=mean,
-        mean_delta_low=mean_low,
-        mean_delta_high=mean_high,
-        top_quarter_delta=float(np.sort(deltas)[-max(1, round(len(deltas) / 4)) :].mean()),
-        n_weaker=len(weaker),
-        mean_gain=float(np.mean([row.knowledge_gain for row in rows])),
-        mean_loss=float(np.mean([row.knowledge_loss for row in rows])),
-        **extra,
-    )
-
-
-def _difference(rows: Sequence[StudyRow], label: str, baseline: str) -> MethodDifference | None:
-    def by_transfer(wanted: str) -> dict[tuple[Any, ...], float]:
-        return {(row.teachers, row.student, row.seed): row.transfer_delta for row in rows if row.label == wanted}
-
-    ours, theirs = by_transfer(label), by_transfer(baseline)
-    shared = sorted(ours.keys() & theirs.keys())
-    if not shared:
-        return None
-    a, b = np.array([ours[key] for key in shared]), np.array([theirs[key] for key in shared])
-    wins = _mean_interval((a > 0).astype(np.float64) - (b > 0))
-    delta = _mean_interval(a - b)
-    return MethodDifference(
-        label=label,
-        baseline=baseline,
-        n_pairs=len(shared),
-        success_rate_difference=wins[0],
-        success_rate_difference_low=wins[1],
-        success_rate_difference_high=wins[2],
-        mean_delta_difference=delta[0],
-        mean_delta_difference_low=delta[1],
-        mean_delta_difference_high=delta[2],
-    )
-
-
-def _mean_interval(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Mean, and the 95 % percentiles of the mean over bootstrap draws of the values."""
-    interval, _ = bootstrap_mean(values)
-    return float(np.mean(values)), interval.low, interval.high

@@ -9,7 +9,7 @@ import dash_mantine_components as dmc
 from dash import html
 
 from backend.domain.catalog import Model
-from backend.domain.studies import StudyRow, StudyTable
+from backend.domain.study_summary import StudyRow, StudyTable
 from dashboard import formats
 from dashboard.components import cards
 from dashboard.figures import transfers
@@ -66,6 +66,8 @@ def summary(table: StudyTable) -> Any:
         "Mean Δ",
         "95 %",
         "Above control",
+        "95 %",
+        "Beat control",
         "Weaker teachers",
         "Gain",
         "Loss",
@@ -79,13 +81,43 @@ def summary(table: StudyTable) -> Any:
             formats.signed_percent(one.mean_delta),
             formats.interval(one.mean_delta_low, one.mean_delta_high),
             formats.signed_percent(one.mean_delta_above_control),
+            formats.interval(one.mean_delta_above_control_low, one.mean_delta_above_control_high),
+            formats.percent(one.success_rate_above_control, 0),
             f"{formats.percent(one.success_rate_weaker, 0)} of {one.n_weaker}" if one.n_weaker else formats.NONE,
             formats.percent(one.mean_gain),
             formats.percent(one.mean_loss),
         ]
         for one in table.methods
     ]
-    return cards.table(head, rows, label="Methods", numeric=tuple(range(1, 10)))
+    return cards.table(head, rows, label="Methods", numeric=tuple(range(1, 12)))
+
+
+def teacher_sets(table: StudyTable) -> Any:
+    """Several teachers beside the best and the most accurate of them alone."""
+    head = (
+        "Method",
+        "Against",
+        "Sets and seeds",
+        "Mean Δ",
+        "One teacher",
+        "Difference",
+        "95 %",
+        "Better in",
+    )
+    rows = [
+        [
+            one.label,
+            one.against,
+            formats.whole(one.n_transfers),
+            formats.signed_percent(one.mean_delta),
+            formats.signed_percent(one.mean_single_delta),
+            formats.signed_percent(one.mean_delta_difference),
+            formats.interval(one.mean_delta_difference_low, one.mean_delta_difference_high),
+            formats.percent(one.win_rate, 0),
+        ]
+        for one in table.teacher_set_summaries
+    ]
+    return cards.table(head, rows, label="Several teachers against one", numeric=tuple(range(2, 8)))
 
 
 def differences(table: StudyTable) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from backend.domain.studies import MethodDifference
+from backend.domain.study_summary import MethodDifference
 from dashboard.figures.frame import figure, nothing
 from dashboard.theme import Scheme, colour
 

@@ -13,7 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from backend.domain.catalog import Model
-from backend.domain.studies import MethodSummary, StudyRow, is_control
+from backend.domain.study_summary import MethodSummary, StudyRow, is_control
 from backend.domain.transfers import TOP_P, success_rates
 from dashboard.figures.frame import figure, nothing
 from dashboard.theme import (

@@ -9,7 +9,7 @@ import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, dcc, html, no_update
 
 from backend.domain.jobs import TERMINAL
-from backend.domain.studies import StudyTable, summarise
+from backend.domain.study_summary import StudyTable, summarise
 from dashboard import formats
 from dashboard.components import cards, controls, states, transfer_charts
 from dashboard.reads import Reads

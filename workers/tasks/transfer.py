@@ -21,7 +21,7 @@ from torch import nn
 from backend.domain.catalog import Lineage, Model
 from backend.domain.datasets import Dataset, Subset
 from backend.domain.errors import BadInput
-from backend.domain.methods import CeParams, TrainingParams, Transfer, check_teachers
+from backend.domain.methods import CeParams, Transfer, check_teachers, control_of
 from backend.domain.records import content_hash
 from backend.domain.specs import TransferSpec
 from backend.domain.transfers import EpochResult, precondition_warning
@@ -155,8 +155,7 @@ def plan(spec: TransferSpec, accuracies: Mapping[str, float]) -> list[Stage]:
     params = spec.method
     stages = []
     if spec.control and spec.labelled and not isinstance(params, CeParams):
-        shared = {name: getattr(params, name) for name in TrainingParams.model_fields}
-        stages.append(Stage("control", (), CeParams(**shared), from_student=True))
+        stages.append(Stage("control", (), control_of(params, len(spec.teachers)), from_student=True))
     multi = getattr(params, "multi", "sequential")
     if len(spec.teachers) < 2 or multi == "parallel":
         return [*stages, Stage(params.method, spec.teachers, params)]

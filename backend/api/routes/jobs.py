@@ -13,7 +13,7 @@ from backend import submission
 from backend.api import events as event_stream
 from backend.api.deps import Caller, Cursor, PageLimit, PathId, Services, Serving, json_of, own_job
 from backend.domain.jobs import Job, JobEvent, JobState
-from backend.domain.studies import StudyTable
+from backend.domain.study_summary import StudyTable
 from backend.store.queries import jobs as queries
 from backend.store.queries.jobs import Study
 from backend.store.queries.paging import Page

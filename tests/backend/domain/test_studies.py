@@ -5,16 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from backend.domain.errors import BadInput
 from backend.domain.specs import FinetuneSpec, TransferSpec
-from backend.domain.studies import StudyRow, StudySpec, plan_study, study_row, summarise, variants
+from backend.domain.studies import StudySpec, plan_study, variants
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -99,6 +96,69 @@ def test_a_wrong_file_is_refused(changes):
         spec(**changes)
 
 
+def test_a_zoo_entry_has_its_own_training_data():
+    zoo = [
+        {
+            "name": "x",
+            "architecture": "test_resnet",
+            "train": {"epochs": 1},
+            "train_split": "a",
+            "subset": {"share": 0.5},
+        },
+        {"name": "y", "architecture": "test_vit", "train": {"epochs": 1}},
+    ]
+    study = spec(models=[], zoo=zoo, zoo_train_split="b", train_split="c", zoo_subset={"limit": 7})
+    trained = {child.spec.save_as: child.spec for child in plan_study(study) if isinstance(child.spec, FinetuneSpec)}
+    assert (trained["x"].train_split, trained["x"].subset.share, trained["x"].subset.limit) == ("a", 0.5, None)
+    assert (trained["y"].train_split, trained["y"].subset.limit) == ("b", 7)
+    assert {one.train_split for one in transfers(study)} == {"c"}
+    again = StudySpec.model_validate(study.model_dump(mode="json"))
+    assert again == study
+
+
+@pytest.mark.parametrize("own", [{"train_split": "a"}, {"subset": {"share": 0.5}}], ids=["train_split", "subset"])
+def test_training_data_of_a_model_that_is_not_trained_is_refused(own):
+    with pytest.raises(ValidationError, match="x is not trained by the study"):
+        spec(models=[], zoo=[{"name": "x", "architecture": "test_resnet", **own}])
+
+
+@pytest.mark.parametrize("subset", [{"share": 2.0}, {"limit": 0}, {"part": 1}, "half"])
+def test_training_data_of_a_zoo_entry_is_checked(subset):
+    with pytest.raises(ValidationError, match="subset"):
+        spec(models=[], zoo=[{"name": "x", "architecture": "test_resnet", "train": {}, "subset": subset}])
+
+
+SETS = {
+    "pairs": {"teachers": ["a", "b", "c"], "students": ["d"]},
+    "teacher_sets": [{"teachers": ["a", "b", "c"], "student": "d"}],
+    "models": ["a", "b", "c", "d"],
+}
+
+
+def test_one_teacher_is_asked_once_however_several_would_be_used():
+    multi = [{"method": "kl_dp", "multi": "sequential", "teacher_order": order} for order in ("ascending", "random")]
+    planned = {
+        child.key: child.spec
+        for child in plan_study(spec(methods=[*multi, {"method": "kl_dp", "multi": "parallel"}, "mcl"], **SETS))
+        if isinstance(child.spec, TransferSpec) and child.spec.teachers
+    }
+    labels = [key.split(" | ")[0] for key in planned]
+    assert sorted(labels) == sorted(
+        ["kl_dp", "mcl"] * 3 + ["kl_dp sequential ascending ×3", "kl_dp sequential random ×3", "kl_dp parallel ×3"]
+    )
+    assert planned["kl_dp sequential random ×3 | a+b+c > d | seed 0"].method.teacher_order == "random"
+
+
+def test_the_control_of_several_teachers_in_turn_has_as_many_steps():
+    planned = transfers(spec(methods=["kl_dp", {"method": "kl_dp", "multi": "soup"}], settings={"epochs": 2}, **SETS))
+    assert sorted(one.method.epochs for one in planned if not one.teachers) == [2, 6]
+
+
+def test_sets_of_teachers_need_a_method_for_them():
+    with pytest.raises(BadInput, match="kl_dp"):
+        plan_study(spec(methods=["mcl", "ce"], **SETS))
+
+
 def test_random_pairs_are_the_same_for_the_same_seed():
     def drawn(seed: int) -> list[Any]:
         return [
@@ -107,84 +167,6 @@ def test_random_pairs_are_the_same_for_the_same_seed():
 
     assert drawn(1) == drawn(1)
     assert drawn(1) != drawn(2)
-
-
-def row(label: str, teacher: str | None, student: str, delta: float, **more: Any) -> StudyRow:
-    values = {
-        "job_id": "0",
-        "label": label,
-        "method": "kl",
-        "params": {"lr": 1.0},
-        "teachers": (teacher,) if teacher else (),
-        "student": student,
-        "seed": 0,
-        "n_samples": 100,
-        "student_accuracy_before": 0.5,
-        "student_accuracy_after": 0.5 + delta,
-        "transfer_delta": delta,
-        "knowledge_gain": max(delta, 0.0),
-        "knowledge_loss": max(-delta, 0.0),
-    }
-    return StudyRow.model_validate({**values, **more})
-
-
-def test_success_is_strictly_positive_and_controls_stand_beside():
-    rows = [
-        row("control", None, "s", 0.02),
-        row("kl", "a", "s", 0.0),
-        row("kl", "b", "s", -0.1, accuracy_difference=-0.2),
-        row("kl_dp", "a", "s", 0.05),
-        row("kl_dp", "b", "s", 0.01, accuracy_difference=-0.2),
-    ]
-    table = summarise(rows, n_failed=1)
-    by_label = {one.label: one for one in table.methods}
-    assert by_label["kl"].success_rate == 0.0  # Δ = 0 is a failure
-    assert by_label["kl_dp"].success_rate == 1.0
-    assert by_label["kl_dp"].mean_delta_above_control == pytest.approx(0.01)
-    assert by_label["control"].mean_delta_above_control is None
-    assert (by_label["kl"].n_weaker, by_label["kl"].success_rate_weaker) == (1, 0.0)
-    [difference] = table.differences
-    assert (difference.label, difference.baseline, difference.n_pairs) == ("kl_dp", "kl", 2)
-    assert difference.success_rate_difference == 1.0
-    assert difference.mean_delta_difference == pytest.approx(0.08)
-    assert difference.mean_delta_difference_low <= 0.08 <= difference.mean_delta_difference_high
-    assert table.n_failed == 1
-
-
-@given(st.lists(st.floats(-0.5, 0.5, width=32), min_size=2, max_size=40))
-def test_differences_are_antisymmetric_and_zero_against_itself(deltas):
-    def rows(first: str, second: str) -> list[StudyRow]:
-        ours = [row(first, f"t{i}", "s", d) for i, d in enumerate(deltas)]
-        return ours + [row(second, f"t{i}", "s", d / 2) for i, d in enumerate(deltas)]
-
-    [forward] = summarise(rows("x", "y")).differences
-    [backward] = summarise(list(reversed(rows("x", "y")))).differences
-    assert forward.mean_delta_difference == pytest.approx(-backward.mean_delta_difference, abs=1e-12)
-    assert forward.success_rate_difference == 0.0
-    assert forward.mean_delta_difference == pytest.approx(-np.mean(deltas) / 2, abs=1e-9)
-
-
-def test_a_row_takes_the_best_teacher_and_keeps_the_numbers():
-    result = {
-        "teacher_names": ["a", "b"],
-        "teachers": {
-            "a": {"teacher_accuracy": 0.7, "positive_flip_rate_before": 0.1},
-            "b": {"teacher_accuracy": 0.9, "positive_flip_rate_before": 0.3},
-        },
-        "method": "kl_dp",
-        "student": "s",
-        "n_samples": 10,
-        "student_accuracy_before": 0.8,
-        "student_accuracy_after": 0.9,
-        "transfer_delta": 0.1,
-        "knowledge_gain": 0.2,
-        "knowledge_loss": 0.1,
-        "transfer_rate": {"2": 0.5, "100": None},
-    }
-    found = study_row("id", "kl_dp parallel", {"seed": 4}, result)
-    assert (found.seed, found.teachers, found.teacher_accuracy) == (4, ("a", "b"), 0.9)
-    assert found.accuracy_difference == pytest.approx(0.1)
-    assert found.transfer_rate == {"2": 0.5, "100": None}
 
 
 STUDIES = [path for path in sorted((ROOT / "examples").glob("*.yaml")) if "\nmethods:" in path.read_text()]

@@ -15,7 +15,7 @@ from backend.domain.remem_results import (
     SettingRow,
     SweepRow,
 )
-from backend.domain.studies import MethodDifference
+from backend.domain.study_summary import MethodDifference
 from dashboard.figures import criticality, forest, kdep, sweeps
 from dashboard.figures.model_plane import model_plane
 from dashboard.reads import CandidateTeacher, PlaneModel

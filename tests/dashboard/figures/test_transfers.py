@@ -2,7 +2,7 @@
 
 import pytest
 
-from backend.domain.studies import StudyRow, summarise
+from backend.domain.study_summary import StudyRow, summarise
 from dashboard.figures import transfers
 from dashboard.theme import SCHEMES
 
