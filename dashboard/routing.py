@@ -9,7 +9,7 @@ import structlog
 from dash import ALL, Dash, Input, Output, State, ctx, no_update
 from dash.development.base_component import Component
 
-from backend.domain.errors import ZoograftError
+from backend.domain.errors import NotFound, StoreUnavailable, ZoograftError
 from dashboard.components import states
 from dashboard.pages import PAGES
 from dashboard.reads import Reads
@@ -23,6 +23,27 @@ def find(path: str | None, search: str | None) -> tuple[ModuleType, View] | None
         if params is not None:
             return page, View(path or "/", params, parse_query(search))
     return None
+
+
+def status(reads: Reads, path: str) -> int:
+    """The HTTP status of a page's address: 404 where the path names nothing, 503 while the database is away.
+
+    The same page is drawn under either; it says what is missing.
+    """
+    found = find(path, "")
+    if found is None:
+        return 404
+    page, view = found
+    try:
+        if hasattr(page, "require"):
+            page.require(reads, view)
+    except NotFound:
+        return 404
+    except StoreUnavailable:
+        return 503
+    except ZoograftError:
+        return 200
+    return 200
 
 
 def draw(reads: Reads, path: str | None, search: str | None) -> tuple[Component, str]:

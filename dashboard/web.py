@@ -7,7 +7,7 @@ import gzip
 import io
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -16,18 +16,32 @@ from flask import Response, request
 
 from backend.domain.errors import BadInput, NotFound, StoreUnavailable, ZoograftError
 from dashboard.reads import Reads
-from dashboard.routing import find
+from dashboard.routing import find, status
 
 IMMUTABLE = "public, max-age=31536000, immutable"
 _FINGERPRINT = re.compile(r"\.v\d[\w-]*m\d+\.")
 _COMPRESSIBLE = ("javascript", "text/", "json", "svg")
 _SMALLEST = 1400
 _LINES = 500
+PAGE_ENDPOINTS = ("/", "/<path:path>")
+"""Where Dash answers with its one HTML page."""
 
 
 def install(app: Dash, reads: Reads) -> None:
-    """Add the CSV route and the treatment of assets to a dashboard's server."""
+    """Add the CSV route, the status and policy of pages and the treatment of assets to a dashboard's server.
+
+    The last thing to do with an app: its policy names the inline scripts that its callbacks have put into the page.
+    """
     server = app.server
+    policy = page_policy(app.csp_hashes())
+
+    @server.after_request
+    def pages(response: Response) -> Response:
+        if request.endpoint in PAGE_ENDPOINTS and response.mimetype == "text/html":
+            response.headers["Content-Security-Policy"] = policy
+            response.status_code = status(reads, request.path)
+        return response
+
     server.add_url_rule("/download/<name>.csv", "download", lambda name: _download(reads, name))
     server.add_url_rule("/pictures/<uuid:id>.png", "picture", lambda id: _picture(reads, id))
     server.register_error_handler(ZoograftError, _refused)
@@ -66,6 +80,18 @@ def install(app: Dash, reads: Reads) -> None:
         response.headers["Content-Encoding"] = "gzip"
         response.headers.add("Vary", "Accept-Encoding")
         return response
+
+
+def page_policy(inline: Sequence[str]) -> str:
+    """What a page may load and run: only this server's files, and of inline scripts those with these hashes.
+
+    No text is ever compiled into code. Styles stay free: Plotly and Mantine put their own into the page as they draw.
+    """
+    return (
+        f"default-src 'self'; script-src 'self' {' '.join(inline)}; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
+        "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+    )
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:

@@ -25,9 +25,9 @@ BODY_LIMIT = 1_000_000
 SAFE = ("GET", "HEAD", "OPTIONS")
 
 API_POLICY = "default-src 'none'; frame-ancestors 'none'"
-# Dash starts itself with inline scripts and styles, WebGL plots compile code; nothing is loaded from elsewhere.
+# A page of the dashboard sends its own, which names the hashes of its inline scripts; this is for all else it serves.
 PAGE_POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
     "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
 )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -15,13 +13,15 @@ from flask import request
 from backend.domain.catalog import Model
 from backend.domain.datasets import Dataset
 from backend.domain.errors import BadInput, ZoograftError
-from backend.domain.methods import METHODS, parse_method
+from backend.domain.methods import METHODS
 from backend.domain.pairs import PairDetail
 from dashboard import formats
 from dashboard.actions import Actions
 from dashboard.components import cards
+from dashboard.components import transfer_request as ask
+from dashboard.components.transfer_request import SEVERAL
 from dashboard.reads import Reads
-from dashboard.view import link, match, parse_query
+from dashboard.view import link
 
 FIRST = (
     "epochs",
@@ -37,8 +37,8 @@ FIRST = (
     "seed",
 )
 SHOWN = ("kl_dp", "kl", "xe_kl", "mcl", "topk_kl", "soft_ce", "cd", "crd")
-SINGLE = ("multi", "teacher_order")
-LARGE = 100_000
+HIDDEN, VISIBLE = {"display": "none"}, {"marginTop": "12px"}
+MOST_LISTED = 60
 
 
 def card(reads: Reads, pair: PairDetail, models: Mapping[str, Model]) -> dmc.Paper:
@@ -47,12 +47,30 @@ def card(reads: Reads, pair: PairDetail, models: Mapping[str, Model]) -> dmc.Pap
     reason = why_not(pair, models, dataset)
     if reason:
         return cards.section("Start a transfer", dmc.Text(reason, size="sm"))
+    others = reads.possible_teachers(pair.dataset, pair.split, dataset.n_classes)
+    options = [(pair.teacher, pair.teacher_accuracy), *(one for one in others if one[0] != pair.teacher)]
     splits = sorted(dataset.splits)
     train = dataset.training_split() if "train" in splits or len(splits) == 1 else splits[0]
     return cards.section(
         "Start a transfer",
         dmc.Stack(
             [
+                dmc.MultiSelect(
+                    id="tf-teachers",
+                    label="Teachers",
+                    description="One after another, at the same time, or by averaging their students: several add "
+                    "settings below.",
+                    data=[
+                        {"value": name, "label": f"{name} ({formats.percent(accuracy, 1)})"}
+                        for name, accuracy in options
+                        if name != pair.student
+                    ],
+                    value=[pair.teacher],
+                    searchable=True,
+                    hidePickedOptions=True,
+                    limit=MOST_LISTED,
+                    comboboxProps={"withinPortal": True},
+                ),
                 html.Div(
                     [
                         dmc.Select(
@@ -91,7 +109,7 @@ def card(reads: Reads, pair: PairDetail, models: Mapping[str, Model]) -> dmc.Pap
             ],
             gap="sm",
         ),
-        text=f"{pair.student} learns from {pair.teacher}; the zoo keeps {pair.student} as it is and gets a new model.",
+        text=f"{pair.student} learns; the zoo keeps it as it is and gets a new model.",
     )
 
 
@@ -116,11 +134,13 @@ def why_not(pair: PairDetail, models: Mapping[str, Model], dataset: Dataset) -> 
 def fields(method: str) -> list[Any]:
     """One input for each parameter of a method, the usual ones first."""
     schema = METHODS[method].model_json_schema()["properties"]
-    names = [name for name in schema if name != "method" and name not in SINGLE]
+    names = [name for name in schema if name != "method" and name not in SEVERAL]
     first = [name for name in FIRST if name in names]
     rest = [name for name in names if name not in first]
+    several = [_field(name, schema[name]) for name in SEVERAL if name in schema]
     return [
         html.Div([_field(name, schema[name]) for name in first], className="form-grid"),
+        html.Div(html.Div(several, className="form-grid"), id="tf-several", style=HIDDEN),
         dmc.Accordion(
             dmc.AccordionItem(
                 [
@@ -172,156 +192,76 @@ def _field(name: str, schema: Mapping[str, Any]) -> Any:
     )
 
 
-def changed(method: str, names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
-    """The parameters that differ from the method's defaults, checked.
+def register(
+    app: Dash, reads: Reads, actions: Actions, pair_at: Callable[[str | None, str | None], PairDetail | None]
+) -> None:
+    """The form's callbacks.
 
-    Raises:
-        BadInput: a value out of range.
+    Args:
+        pair_at: The pair that the page at a path and query is about; None on other pages.
     """
-    known = METHODS[method].model_fields
-    given: dict[str, Any] = {}
-    for name, value in zip(names, values, strict=True):
-        if name not in known:
-            continue
-        default = known[name].default
-        if isinstance(default, bool):
-            value = value == "true"
-        elif value in ("", None):
-            value = None
-        elif isinstance(default, float) and isinstance(value, int):
-            value = float(value)
-        if value != default:
-            given[name] = value
-    parse_method(method, given)
-    return given
 
-
-def specification(
-    pair: PairDetail, method: str, given: Mapping[str, Any], train: str, limit: Any, device: str, control: bool
-) -> dict[str, Any]:
-    """The spec of the transfer job, without what is the default anyway."""
-    spec: dict[str, Any] = {
-        "teachers": [pair.teacher],
-        "student": pair.student,
-        "dataset": pair.dataset,
-        "method": {"method": method, **given},
-        "train_split": train,
-        "split": pair.split,
-    }
-    if limit not in (None, ""):
-        spec["subset"] = {"limit": limit}
-    if device != "auto":
-        spec["device"] = device
-    if not control:
-        spec["control"] = False
-    return spec
-
-
-def as_command(spec: Mapping[str, Any]) -> str:
-    """The same as a `zoograft` command."""
-    method = dict(spec["method"])
-    words = ["zoograft", "transfer"]
-    words += [word for teacher in spec["teachers"] for word in ("--teacher", teacher)]
-    words += ["--student", spec["student"], "--dataset", spec["dataset"], "--method", method.pop("method")]
-    words += ["--train-split", spec["train_split"], "--split", spec["split"]]
-    if "subset" in spec:
-        words += ["--limit", str(spec["subset"]["limit"])]
-    for name, value in method.items():
-        words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
-    if "device" in spec:
-        words += ["--device", spec["device"]]
-    if not spec.get("control", True):
-        words.append("--no-control")
-    return " ".join(shlex.quote(word) for word in words)
-
-
-def as_curl(spec: Mapping[str, Any], base: str, *, token: bool) -> str:
-    """The same as a request."""
-    body = json.dumps({"kind": "transfer", "spec": dict(spec)})
-    secret = ' -H "Authorization: Bearer $ZOOGRAFT_TOKEN"' if token else ""
-    return f"curl -X POST {base}/api/v1/jobs{secret} -H 'Content-Type: application/json' -d {shlex.quote(body)}"
-
-
-def n_steps(spec: Mapping[str, Any], n_train: int) -> tuple[int, int]:
-    """Optimizer steps of one training, and samples learnt from."""
-    params = parse_method(spec["method"]["method"], {k: v for k, v in spec["method"].items() if k != "method"})
-    limit = (spec.get("subset") or {}).get("limit")
-    samples = min(n_train, limit) if limit else n_train if n_train < LARGE else math.ceil(n_train * 0.1)
-    return params.steps or params.epochs * max(1, math.ceil(samples / params.batch_size)), samples
-
-
-def cost(reads: Reads, spec: Mapping[str, Any], n_train: int) -> str:
-    """How much work this is, and how long it takes by the transfers of this student so far."""
-    steps, samples = n_steps(spec, n_train)
-    trainings = 2 if spec.get("control", True) else 1
-    text = f"{samples:,} samples; {steps:,} steps{' for each of 2 trainings' if trainings == 2 else ''}"
-    speeds = [
-        job.progress.total / (job.finished_at - job.started_at).total_seconds()
-        for job in reads.transfers(spec["teachers"][0], spec["student"])
-        if job.result is not None and job.started_at and job.finished_at and job.finished_at > job.started_at
-    ]
-    if not speeds:
-        return f"{text}. How long a step takes is not known yet for this pair; the job says so once it runs."
-    seconds = steps * trainings / sorted(speeds)[len(speeds) // 2]
-    return f"{text}. About {formats.duration(seconds)}, by {len(speeds)} earlier transfer(s) of this pair."
-
-
-def register(app: Dash, reads: Reads, actions: Actions, path: str) -> None:
     @app.callback(Output("tf-fields", "children"), Output("tf-summary", "children"), Input("tf-method", "value"))
     def show_fields(method: str) -> Any:
         return fields(method), " ".join((METHODS[method].__doc__ or "").split())
 
-    chosen = (
-        State("tf-method", "value"),
-        State("tf-train", "value"),
-        State("tf-limit", "value"),
-        State("tf-device", "value"),
-        State("tf-control", "checked"),
-        State({"type": "tf", "field": ALL}, "value"),
-        State({"type": "tf", "field": ALL}, "id"),
-        State("url", "pathname"),
-        State("url", "search"),
+    app.clientside_callback(
+        f"""function (teachers, _fields) {{
+            return (teachers || []).length > 1 ? {json.dumps(VISIBLE)} : {json.dumps(HIDDEN)};
+        }}""",
+        Output("tf-several", "style"),
+        Input("tf-teachers", "value"),
+        Input("tf-fields", "children"),
     )
 
-    def read(method: str, train: str, limit: Any, device: str, control: bool, values: Any, ids: Any, at: str, q: str):  # type: ignore[no-untyped-def]
-        params = match(path, at)
-        if params is None or not values:
+    def read(
+        teachers: Sequence[str] | None,
+        method: str,
+        train: str,
+        limit: Any,
+        device: str,
+        control: bool,
+        values: Any,
+        ids: Any,
+        path: str,
+        search: str,
+    ) -> dict[str, Any] | None:
+        pair = pair_at(path, search)
+        if pair is None or not values:
             return None
-        dataset, _, split = parse_query(q).get("on", "").partition("/")
-        pair = reads.pair(params["teacher"], params["student"], dataset, split)
-        given = changed(method, [one["field"] for one in ids], values)
-        return specification(pair, method, given, train, limit, device, control)
+        given = ask.changed(method, [one["field"] for one in ids], values)
+        return ask.specification(pair, teachers or (), method, given, train, limit, device, control)
+
+    names = (("teachers", "value"), ("method", "value"), ("train", "value"), ("limit", "value"), ("device", "value"))
+    simple = (*names, ("control", "checked"))
+    fields_given = ({"type": "tf", "field": ALL}, "value")
+    behind = (State({"type": "tf", "field": ALL}, "id"), State("url", "pathname"), State("url", "search"))
 
     @app.callback(
         Output("tf-preview", "children"),
         Output("tf-start", "disabled"),
         Output("tf-error", "children"),
-        Input("tf-method", "value"),
-        Input("tf-train", "value"),
-        Input("tf-limit", "value"),
-        Input("tf-device", "value"),
-        Input("tf-control", "checked"),
-        Input({"type": "tf", "field": ALL}, "value"),
-        *chosen[6:],
+        *(Input(f"tf-{name}", value) for name, value in simple),
+        Input(*fields_given),
+        *behind,
     )
-    def preview(
-        method: str, train: str, limit: Any, device: str, control: bool, values: Any, ids: Any, at: str, q: str
-    ) -> Any:
+    def preview(*form: Any) -> Any:
         try:
-            spec = read(method, train, limit, device, control, values, ids, at, q)
+            spec = read(*form)
         except BadInput as error:
             return no_update, True, error.message
         if spec is None:
             return no_update, no_update, no_update
-        n_train = reads.dataset(spec["dataset"]).splits[train].n_samples
+        n_train = reads.dataset(spec["dataset"]).splits[spec["train_split"]].n_samples
+        earlier = reads.transfers(spec["teachers"][0], spec["student"])
         base = request.host_url.rstrip("/")
         commands = (
-            ("Command line", as_command(spec)),
-            ("REST", as_curl(spec, base, token=reads.settings.token is not None)),
+            ("Command line", ask.as_command(spec)),
+            ("REST", ask.as_curl(spec, base, token=reads.settings.token is not None)),
         )
         return (
             [
-                dmc.Text(cost(reads, spec, n_train), size="sm", mb="xs", id="tf-cost"),
+                dmc.Text(ask.cost(spec, n_train, earlier), size="sm", mb="xs", id="tf-cost"),
                 *(
                     html.Div([dmc.Text(label, size="xs", c="dimmed"), dmc.Code(text, block=True, className="command")])
                     for label, text in commands
@@ -335,7 +275,9 @@ def register(app: Dash, reads: Reads, actions: Actions, path: str) -> None:
         Output("url", "href", allow_duplicate=True),
         Output("tf-error", "children", allow_duplicate=True),
         Input("tf-start", "n_clicks"),
-        *chosen,
+        *(State(f"tf-{name}", value) for name, value in simple),
+        State(*fields_given),
+        *behind,
         prevent_initial_call=True,
         running=[(Output("tf-start", "loading"), True, False)],
     )

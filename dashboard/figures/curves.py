@@ -27,6 +27,8 @@ SHARE_LABELS = {
 UNDRAWN = ("lr",)
 
 Points = Sequence[tuple[int, float]]
+FROM = "from "
+"""Before the teacher's name in the name of a stage."""
 
 
 def by_name(events: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
@@ -62,21 +64,6 @@ def loss_curves(metrics: Mapping[str, Points], scheme: Scheme) -> go.Figure:
     return made
 
 
-def epoch_curves(metrics: Mapping[str, Points], scheme: Scheme) -> go.Figure:
-    """Gain, loss and Δ on the evaluation set, as they are reported."""
-    shown = {name: metrics[name] for name in EPOCH_MEASURES if metrics.get(name)}
-    if not shown:
-        return nothing("The first epoch has not ended yet", scheme)
-    made = figure(scheme, hovermode="x unified")
-    for name, points in shown.items():
-        label, meaning = EPOCH_MEASURES[name]
-        made.add_trace(_line(label, [(x, 100 * y) for x, y in points], colour(meaning, scheme), markers=True))
-    made.add_hline(y=0, line={"color": colour("line", scheme), "width": 1})
-    made.update_xaxes(title_text="Step")
-    made.update_yaxes(title_text="Evaluation samples (pp)")
-    return made
-
-
 def share_curves(metrics: Mapping[str, Points], scheme: Scheme) -> go.Figure:
     """How many samples data partitioning gives to the teacher, and of which flips."""
     made = figure(scheme, hovermode="x unified")
@@ -101,10 +88,29 @@ def has_shares(metrics: Mapping[str, Points]) -> bool:
     return any(_term(name) in SHARES for name in metrics)
 
 
+def reported_epochs(events: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[tuple[str, int]]]:
+    """The epochs that metric events tell of, numbered as in the result, and (teacher, epochs) of each stage."""
+    results: list[dict[str, Any]] = []
+    stages: list[tuple[str, int]] = []
+    for event in events:
+        values = event.get("values", {})
+        if not EPOCH_MEASURES.keys() <= values.keys():
+            continue
+        results.append({"epoch": len(results) + 1, **{k: v for k, v in values.items() if "/" not in k}})
+        stage = next((name.rsplit("/", 1)[0] for name in values if name.startswith(FROM)), None)
+        if stage is not None:
+            teacher = stage.removeprefix(FROM)
+            if stages and stages[-1][0] == teacher:
+                stages[-1] = (teacher, stages[-1][1] + 1)
+            else:
+                stages.append((teacher, 1))
+    return results, stages
+
+
 def epochs(results: Sequence[Mapping[str, Any]], stages: Sequence[tuple[str, int]], scheme: Scheme) -> go.Figure:
-    """Gain, loss and Δ over the epochs of a finished transfer; `stages` = (teacher, epochs) of a sequential one."""
+    """Gain, loss and Δ over the epochs of a transfer so far; `stages` = (teacher, epochs) of a sequential one."""
     if not results:
-        return nothing("No epoch was reported", scheme)
+        return nothing("The first epoch has not ended yet", scheme)
     made = figure(scheme, hovermode="x unified")
     for name, (label, meaning) in EPOCH_MEASURES.items():
         points = [(int(one["epoch"]), 100 * float(one[name])) for one in results]

@@ -56,6 +56,49 @@ def over_shares(summaries: Sequence[KdepSummary], scheme: Scheme) -> go.Figure:
     return made
 
 
+def over_images_seen(summaries: Sequence[KdepSummary], scheme: Scheme) -> go.Figure:
+    """1: the downstream average against the images seen (epochs × images), one line a method and teacher; bars 95 %.
+
+    Methods that see none (random initialisation) are a dashed level.
+    """
+    if not summaries:
+        return nothing(NO_RUN, scheme)
+    made = figure(scheme, hovermode="closest")
+    lines: dict[str, list[KdepSummary]] = {}
+    for one in summaries:
+        lines.setdefault(_named(one.method, one.teacher), []).append(one)
+    for i, (name, members) in enumerate(lines.items()):
+        tone = series(scheme)[i % len(series(scheme))]
+        trained = sorted((one for one in members if one.images_seen), key=lambda one: one.images_seen)
+        for one in (one for one in members if not one.images_seen):
+            made.add_hline(
+                y=100 * one.average.mean, line={"color": tone, "dash": "dash"}, annotation_text=name, opacity=0.8
+            )
+        if not trained:
+            continue
+        made.add_trace(
+            go.Scatter(
+                x=[one.images_seen for one in trained],
+                y=[100 * one.average.mean for one in trained],
+                error_y=_ends([(one.average.mean, one.average.low, one.average.high) for one in trained]),
+                mode="lines+markers" if len(trained) > 1 else "markers",
+                name=name,
+                line={"color": tone, "width": 2},
+                marker={"size": 9},
+                customdata=[[one.label, f"{100 * one.share:g} %", one.epochs, _seconds(one.job_s)] for one in trained],
+                hovertemplate="%{y:.2f} % after %{x:,} images<br>%{customdata[0]}, %{customdata[1]} of the images, "
+                "%{customdata[2]} epochs%{customdata[3]}<extra>" + name + "</extra>",
+            )
+        )
+    made.update_xaxes(title_text="Images seen (epochs × images)", type="log", exponentformat="SI")
+    made.update_yaxes(title_text="Downstream average (%), bars 95 %")
+    return made
+
+
+def _seconds(taken: float | None) -> str:
+    return "" if taken is None else f", {taken:,.0f} s a job"
+
+
 def downstream_sets(summaries: Sequence[KdepSummary], scheme: Scheme) -> go.Figure:
     """Every downstream set by method on the most data, mean over seeds, bars 95 %."""
     if not summaries:
@@ -178,16 +221,28 @@ def embedding(result: EmbeddingResult, class_names: Sequence[str], scheme: Schem
         return nothing("No features", scheme)
     made = figure(scheme, hovermode="closest")
     points, labels = np.array(result.points), np.array(result.labels)
-    shown = sorted(set(result.labels))
+    if len(points) > MOST_DRAWN:
+        # WebGL would draw them all, but only where a page may compile code, which these pages may not.
+        drawn = np.sort(np.random.default_rng(0).choice(len(points), MOST_DRAWN, replace=False))
+        made.add_annotation(
+            text=f"{MOST_DRAWN:,} of {len(points):,} images are drawn",
+            showarrow=False,
+            x=1,
+            y=1,
+            xref="paper",
+            yref="paper",
+            yanchor="bottom",
+        )
+        points, labels = points[drawn], labels[drawn]
+    shown = sorted(set(labels.tolist()))
     named = len(shown) <= MOST_NAMED
     symbols = ("circle", "diamond", "square", "triangle-up", "x", "cross", "star", "hexagon")
     tones = series(scheme)
-    kind = go.Scattergl if len(points) > MOST_DRAWN else go.Scatter
     for rank, c in enumerate(shown):
         name = class_names[c] if 0 <= c < len(class_names) else str(c)
         inside = labels == c
         made.add_trace(
-            kind(
+            go.Scatter(
                 x=points[inside, 0],
                 y=points[inside, 1],
                 mode="markers",

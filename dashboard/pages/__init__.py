@@ -5,6 +5,7 @@ A page is a module with
     TITLE       its name, for the browser's tab
     NAV, HREF   (label, icon) and address for the menu, or NAV = None
     layout(reads, view) → component     may raise any ZoograftError; routing draws it
+    require(reads, view)                where the path names something: raises NotFound if that is not there
     register(app, reads, actions)       its callbacks; never at module level, which would serve only the first app
     TABLES      name → (reads, view) → rows: the records behind its figures and grids, for CSV
 Its state lives in the address: `dashboard.components.controls` writes it, callbacks read `url.search`.

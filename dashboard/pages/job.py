@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, dcc, html, no_update
 
 from backend.domain.errors import ZoograftError
-from backend.domain.jobs import TERMINAL, Job, JobEvent, JobState
-from dashboard import formats
+from backend.domain.jobs import TERMINAL, Job, JobState
 from dashboard.actions import Actions
-from dashboard.components import cards
+from dashboard.components import cards, job_parts
 from dashboard.figures import curves
 from dashboard.reads import Reads, as_id, to_json
-from dashboard.theme import as_scheme
+from dashboard.theme import Scheme, as_scheme
 from dashboard.view import View, link, match
 
 PATH = "/jobs/{id}"
 TITLE = "Job"
 NAV = None
 TRAINING = ("transfer", "finetune", "remem", "kdep")
-LOG_LINES = 300
 REFRESH_MS = 1000
+FIGURES = {
+    "job-loss": ("Loss", "Every term, at every reported step."),
+    "job-epochs": (
+        "Over the epochs",
+        "Gain, loss and Δ on the evaluation split; sequential runs change teacher at the dashed lines.",
+    ),
+    "job-share": ("Given to the teacher", "Where the partition follows the teacher."),
+}
+
+
+def require(reads: Reads, view: View) -> None:
+    reads.owner_of(as_id(view.params["id"]))
 
 
 def layout(reads: Reads, view: View) -> Any:
     job = reads.job(as_id(view.params["id"]))
-    metrics = curves.by_name([event.data for event in reads.metrics(job.id)])
+    names = shown(job, curves.by_name(reads.metrics(job.id)))
     return [
         cards.page_title(
             f"{job.kind.capitalize()}: {reads.subject(job)}",
@@ -39,13 +48,14 @@ def layout(reads: Reads, view: View) -> Any:
             dmc.Button("Resume", id="job-resume", variant="default"),
         ),
         html.Div(id="job-said", className="error-text", role="alert"),
-        html.Div(_status(reads, job), id="job-status"),
-        html.Div(_outcome(reads, job), id="job-outcome"),
-        *(_figures(job, metrics) if job.kind in TRAINING or metrics else ()),
-        cards.section("Log", html.Div(_log(reads, job), id="job-log")),
-        cards.section("Attempts", html.Div(_attempts(reads, job), id="job-attempts")),
+        html.Div(job_parts.status(reads, job), id="job-status"),
+        html.Div(job_parts.outcome(reads, job), id="job-outcome"),
+        html.Div(_figures(names), id="job-figures", className="two-columns"),
+        cards.section("Log", html.Div(job_parts.log(reads, job), id="job-log")),
+        cards.section("Attempts", html.Div(job_parts.attempt_table(reads, job), id="job-attempts")),
         cards.folded("What was asked for", dmc.Code(to_json(job.spec), block=True, className="command")),
-        html.Div(_files(reads, job), id="job-files"),
+        html.Div(job_parts.files(reads, job), id="job-files"),
+        dcc.Store(id="job-shown", data=names),
         dcc.Store(id="job-terminal", data=job.state in TERMINAL),
         dcc.Interval(id="job-live", interval=REFRESH_MS, disabled=job.state in TERMINAL),
     ]
@@ -60,43 +70,35 @@ def register(app: Dash, reads: Reads, actions: Actions) -> None:
         Output("job-files", "children"),
         Output("job-live", "disabled"),
         Output("job-terminal", "data"),
+        Output("job-figures", "children"),
+        Output("job-shown", "data"),
         Input("job-live", "n_intervals"),
         State("url", "pathname"),
         State("job-terminal", "data"),
+        State("job-shown", "data"),
         prevent_initial_call=True,
     )
-    def follow(_ticks: int, path: str, ended: bool) -> Any:
+    def follow(_ticks: int, path: str, ended: bool, before: Sequence[str]) -> Any:
         job = _job(reads, path)
         if job is None or ended:
-            return (no_update,) * 5 + (True, no_update)
+            return (no_update,) * 5 + (True, no_update, no_update, no_update)
         done = job.state in TERMINAL
+        names = shown(job, curves.by_name(reads.metrics(job.id)))
+        # Figures stay where they are, with what somebody zoomed into, unless another one has come.
+        figures = (_figures(names), names) if names != list(before) else (no_update, no_update)
         return (
-            _status(reads, job),
-            _outcome(reads, job),
-            _log(reads, job),
-            _attempts(reads, job),
-            _files(reads, job),
+            job_parts.status(reads, job),
+            job_parts.outcome(reads, job),
+            job_parts.log(reads, job),
+            job_parts.attempt_table(reads, job),
+            job_parts.files(reads, job),
             done,
             done,
+            *figures,
         )
 
-    for graph, draw in (
-        ("job-loss", curves.loss_curves),
-        ("job-delta", curves.epoch_curves),
-        ("job-share", curves.share_curves),
-    ):
-        _live_figure(app, reads, graph, draw)
-
-    @app.callback(
-        Output("job-epochs", "figure"),
-        Input("scheme", "data"),
-        State("url", "pathname"),
-    )
-    def draw_epochs(scheme: str, path: str) -> Any:
-        job = _job(reads, path)
-        if job is None:
-            return no_update
-        return curves.epochs((job.result or {}).get("epochs") or (), stages(job), as_scheme(scheme))
+    for name in FIGURES:
+        _live_figure(app, reads, name)
 
     @app.callback(
         Output("job-cancel", "disabled"),
@@ -136,9 +138,9 @@ def register(app: Dash, reads: Reads, actions: Actions) -> None:
         _again(app, reads, actions, button, resume)
 
 
-def _live_figure(app: Dash, reads: Reads, graph: str, draw: Any) -> None:
+def _live_figure(app: Dash, reads: Reads, name: str) -> None:
     @app.callback(
-        Output(graph, "figure"),
+        Output(name, "figure"),
         Input("scheme", "data"),
         Input("job-live", "n_intervals"),
         Input("job-terminal", "data"),
@@ -148,9 +150,27 @@ def _live_figure(app: Dash, reads: Reads, graph: str, draw: Any) -> None:
         job = _job(reads, path)
         if job is None:
             return no_update
-        made = draw(curves.by_name([event.data for event in reads.metrics(job.id)]), as_scheme(scheme))
+        made = draw(name, job, reads.metrics(job.id), as_scheme(scheme))
         made.update_layout(uirevision=str(job.id))
         return made
+
+
+def shown(job: Job, metrics: Mapping[str, Any]) -> list[str]:
+    """Which figures a job has by now."""
+    names = ["job-loss"] if job.kind in TRAINING or metrics else []
+    if job.kind == "transfer":
+        names.append("job-epochs")
+        if (job.spec.get("method") or {}).get("method") == "kl_dp" or curves.has_shares(metrics):
+            names.append("job-share")
+    return names
+
+
+def draw(name: str, job: Job, events: Sequence[Mapping[str, Any]], scheme: Scheme) -> Any:
+    """One figure of a job from what it reported so far, and from its result once it has one."""
+    if name == "job-epochs":
+        return curves.epochs(*epochs(job, events), scheme)
+    metrics = curves.by_name(events)
+    return curves.loss_curves(metrics, scheme) if name == "job-loss" else curves.share_curves(metrics, scheme)
 
 
 def _again(app: Dash, reads: Reads, actions: Actions, button: str, resume: bool) -> None:
@@ -172,18 +192,22 @@ def _again(app: Dash, reads: Reads, actions: Actions, button: str, resume: bool)
             return no_update, error.message
 
 
-def stages(job: Job) -> list[tuple[str, int]]:
-    """(teacher, epochs) of a sequential transfer, in order; empty for others."""
-    result, method = job.result or {}, job.spec.get("method") or {}
-    teachers, n_epochs = result.get("teacher_names") or (), len(result.get("epochs") or ())
-    if len(teachers) < 2 or method.get("multi", "sequential") == "parallel" or n_epochs % len(teachers):
-        return []
-    order = (
-        teachers
-        if method.get("teacher_order", "given") == "given"
-        else [f"teacher {i + 1}" for i in range(len(teachers))]
-    )
-    return [(str(name), n_epochs // len(teachers)) for name in order]
+def epochs(job: Job, events: Sequence[Mapping[str, Any]]) -> tuple[Sequence[Mapping[str, Any]], list[tuple[str, int]]]:
+    """The epochs of a transfer, and (teacher, epochs) of its stages in order where it learns from one after another.
+
+    While it runs its events tell; a run that was resumed by another job has its first epochs in the result alone.
+    """
+    reported, told = curves.reported_epochs(events)
+    result = (job.result or {}).get("epochs") or ()
+    if len(result) <= len(reported):
+        return reported, told if len(told) > 1 else []
+    teachers = (job.result or {}).get("teacher_names") or ()
+    in_turn = len(teachers) > 1 and (job.spec.get("method") or {}).get("multi", "sequential") != "parallel"
+    if not in_turn or len(result) % len(teachers):
+        return result, []
+    given = (job.spec.get("method") or {}).get("teacher_order", "given") == "given"
+    names = teachers if given else [f"teacher {i + 1}" for i in range(len(teachers))]
+    return result, [(str(name), len(result) // len(teachers)) for name in names]
 
 
 def _job(reads: Reads, path: str) -> Job | None:
@@ -191,233 +215,20 @@ def _job(reads: Reads, path: str) -> Job | None:
     return None if params is None else reads.job(as_id(params["id"]))
 
 
-def _status(reads: Reads, job: Job) -> Any:
-    step, total = job.progress.step, job.progress.total
-    now = datetime.now(UTC)
-    left = None
-    if job.state is JobState.RUNNING and job.started_at and 0 < step < total:
-        left = (now - job.started_at).total_seconds() * (total - step) / step
-    rows: list[tuple[str, Any]] = [
-        ("State", cards.state_badge(job.state.value)),
-        ("Asked for", f"{formats.moment(job.created_at)} UTC"),
-        ("Ran for", formats.ran_for(job.started_at, job.finished_at, now)),
-    ]
-    if left is not None:
-        rows.append(("Time left", f"about {formats.duration(left)}"))
-    if job.worker:
-        rows.append(("Worker", job.worker))
-    if job.cause:
-        rows.append(("Cause", job.cause))
-    if job.message:
-        rows.append(
-            ("Message", html.Span(job.message, className="error-text" if job.state is JobState.FAILED else None))
-        )
-    if job.state is JobState.QUEUED:
-        rows.append(("Waits for", _waits(reads, job)))
-    if job.state is JobState.FAILED:
-        rows.append(("What now", "Mend what the message names, then Retry; Resume goes on from the last checkpoint."))
-    if job.parent:
-        rows.append(("Study", dmc.Anchor(str(job.parent), href=link("studies", str(job.parent)))))
-    if job.retry_of:
-        rows.append(("Tries again", dmc.Anchor(str(job.retry_of), href=link("jobs", str(job.retry_of)))))
-    again = reads.retries(job.id)
-    rows += [("Tried again as", dmc.Anchor(str(later), href=link("jobs", str(later)))) for later in again]
-    share = 100 * step / total if total else (100 if job.state is JobState.SUCCEEDED else 0)
-    return cards.section(
-        "State",
-        dmc.Progress(
-            value=min(100, share), mb="sm", animated=job.state is JobState.RUNNING, **{"aria-label": "Progress"}
-        ),
-        dmc.Text(f"{step:,} of {total:,} steps ({share:.0f} %)" if total else "No step yet", size="sm", mb="sm"),
-        cards.facts(rows),
-    )
-
-
-def _waits(reads: Reads, job: Job) -> Any:
-    open_jobs = [one for one in (reads.job(id) for id in job.after) if one.state is not JobState.SUCCEEDED]
-    if open_jobs:
-        return [
-            dmc.Anchor(reads.subject(one) or str(one.id), href=link("jobs", str(one.id)), mr="sm") for one in open_jobs
-        ]
-    return "a free worker" if reads.workers() else "a worker; none is there: zoograft worker, or zoograft up"
-
-
-def _outcome(reads: Reads, job: Job) -> Any:
-    """What a finished job found: numbers, warnings, and where the student is."""
-    if job.result is None:
-        return None
-    result = job.result
-    children: list[Any] = []
-    if "transfer_delta" in result:
-        children.append(cards.number_row(_transfer_numbers(result)))
-    elif isinstance(result.get("accuracy"), float):
-        children.append(cards.number_row([cards.number_card("Accuracy", formats.percent(result["accuracy"]))]))
-    links = [
-        dmc.Anchor(f"Open the student: {name}", href=link("zoo", name), fw=600, className="open-student")
-        for name in reads.made_models(job.id)
-    ]
-    if "transfer_delta" in result and result.get("teacher_names"):
-        on = f"{result['dataset']}/{result['split']}"
-        links.append(
-            dmc.Anchor("Back to the pair", href=link("pairs", result["teacher_names"][0], result["student"], on=on))
-        )
-    if job.kind in ("scan", "flips"):
-        links.append(
-            dmc.Anchor(
-                "Look at the pairs", href=link("pairs", on=f"{result.get('dataset')}/{result.get('split')}"), fw=600
-            )
-        )
-    children += [
-        dmc.Text(f"Warning: {text}", className="warning-text", size="sm") for text in result.get("warnings") or ()
-    ]
-    if links:
-        children.append(dmc.Group(links))
-    if job.kind == "scan":
-        children.append(_scan(result))
-    if not children:
-        children.append(dmc.Code(to_json({k: v for k, v in result.items() if k != "provenance"})[:20_000], block=True))
-    return cards.section("Result", *children)
-
-
-def _transfer_numbers(result: Mapping[str, Any]) -> list[dmc.Paper]:
-    def shown(name: str) -> str:
-        return formats.bracket(result.get(f"{name}_low"), result.get(f"{name}_high"))
-
-    numbers = [
-        cards.number_card("Δ transfer", formats.signed_percent(result["transfer_delta"]), shown("transfer_delta")),
-        cards.number_card(
-            "Accuracy of the student",
-            formats.percent(result["student_accuracy_after"]),
-            f"before: {formats.percent(result['student_accuracy_before'])}",
-        ),
-        cards.number_card("Knowledge gained", formats.percent(result["knowledge_gain"]), shown("knowledge_gain")),
-        cards.number_card("Knowledge lost", formats.percent(result["knowledge_loss"]), shown("knowledge_loss")),
-    ]
-    if result.get("control_delta") is not None:
-        numbers.append(
-            cards.number_card(
-                "Δ above the control",
-                formats.signed_percent(result.get("delta_above_control")),
-                shown("delta_above_control"),
-                f"control without a teacher: {formats.signed_percent(result['control_delta'])}",
-            )
-        )
-    rate = (result.get("transfer_rate") or {}).get("100")
-    if rate is not None:
-        numbers.append(cards.number_card("Transfer rate", formats.percent(rate, 1), "of the positive flips, now right"))
-    return numbers
-
-
-def _scan(result: Mapping[str, Any]) -> Any:
-    rows = [
-        [
-            dmc.Anchor(one["model"], href=link("zoo", one["model"]), size="sm"),
-            formats.percent(one.get("accuracy")),
-            formats.whole(one.get("n_samples")),
-            formats.number(one.get("images_per_s"), 0),
-        ]
-        for one in result.get("evaluated") or ()
-    ]
-    failed = [[one.get("model"), one.get("reason")] for one in result.get("failed") or () if isinstance(one, Mapping)]
-    parts = [
-        cards.table(("Model", "Accuracy", "Samples", "Images/s"), rows, label="Scanned models", numeric=(1, 2, 3))
-        if rows
-        else None,
-        cards.table(("Model", "Why it failed"), failed, label="Models that failed") if failed else None,
-    ]
-    return html.Div(parts)
-
-
-def _figures(job: Job, metrics: Mapping[str, Any]) -> list[Any]:
-    figures = [cards.figure_card("job-loss", "Loss", "Every term, at every reported step.", height=320)]
-    if job.kind == "transfer":
-        figures.append(
-            cards.figure_card("job-delta", "Gain, loss and Δ", "On the evaluation split, after each epoch.", height=320)
-        )
-        if (job.spec.get("method") or {}).get("method") == "kl_dp" or curves.has_shares(metrics):
-            figures.append(
-                cards.figure_card(
-                    "job-share", "Given to the teacher", "Where the partition follows the teacher.", height=320
-                )
-            )
-        if (job.result or {}).get("epochs"):
-            figures.append(
-                cards.figure_card(
-                    "job-epochs", "Over the epochs", "Sequential runs change teacher at the lines.", height=320
-                )
-            )
-    return [html.Div(figures, className="two-columns")]
-
-
-def _log(reads: Reads, job: Job) -> html.Pre:
-    lines = [_line(event) for event in reads.log(job.id, LOG_LINES)]
-    return html.Pre(
-        "\n".join(lines) or "Nothing yet.", className="log", tabIndex="0", **{"aria-label": "Log"}, role="log"
-    )
-
-
-def _line(event: JobEvent) -> str:
-    at = event.at.astimezone(UTC).strftime("%H:%M:%S")
-    if event.type == "log":
-        return f"{at}  {event.data.get('message', '')}"
-    change = f"{event.data.get('from') or 'new'} → {event.data.get('to')}"
-    why = f" ({event.data['cause']})" if event.data.get("cause") else ""
-    return f"{at}  {change}{why}"
-
-
-def _attempts(reads: Reads, job: Job) -> Any:
-    rows = attempts(reads.log(job.id, 2000))
-    if not rows:
-        return dmc.Text("No attempt yet.", size="sm", c="dimmed")
-    return cards.table(("Attempt", "Worker", "Began (UTC)", "Ran for", "Ended", "Cause"), rows, label="Attempts")
-
-
-def attempts(events: Sequence[JobEvent]) -> list[list[str]]:
-    """One row an attempt, from the changes of state: worker, begin, how long, and why it ended."""
-    rows: list[list[str]] = []
-    began: datetime | None = None
-    for event in events:
-        if event.type != "state":
-            continue
-        to, cause = event.data.get("to"), event.data.get("cause")
-        if to == "running":
-            began = event.at
-            rows.append(
-                [str(event.attempt), str(event.data.get("worker") or "–"), formats.moment(began), "–", "running", "–"]
-            )
-        elif rows and rows[-1][4] == "running" and to != "cancelling":
-            rows[-1][3:] = [
-                formats.ran_for(began, event.at),
-                "back in the queue" if to == "queued" else str(to),
-                cause or "–",
-            ]
-    return rows
-
-
-def _files(reads: Reads, job: Job) -> Any:
-    found = reads.artifacts(job.id)
-    if not found:
-        return None
-    rows = [
-        [
-            html.A(one.name, href=f"/api/v1/artifacts/{one.id}", className="plain-link", download=True),
-            formats.size(one.size),
-            one.sha256[:16],
-        ]
-        for one in found
-    ]
-    return cards.section("Files", cards.table(("File", "Size", "SHA-256"), rows, label="Files", numeric=(1,)))
+def _figures(names: Sequence[str]) -> list[Any]:
+    return [cards.figure_card(name, *FIGURES[name], height=320) for name in names]
 
 
 def _metric_rows(reads: Reads, view: View) -> Iterator[dict[str, Any]]:
     for event in reads.metrics(as_id(view.params["id"])):
-        for name, value in event.data.get("values", {}).items():
-            yield {"step": event.data["step"], "epoch": event.data.get("epoch"), "metric": name, "value": value}
+        for name, value in event.get("values", {}).items():
+            yield {"step": event["step"], "epoch": event.get("epoch"), "metric": name, "value": value}
 
 
 def _epoch_rows(reads: Reads, view: View) -> Iterator[dict[str, Any]]:
-    for one in (reads.job(as_id(view.params["id"])).result or {}).get("epochs") or ():
-        yield {**{k: v for k, v in one.items() if k != "metrics"}}
+    job = reads.job(as_id(view.params["id"]))
+    for one in epochs(job, reads.metrics(job.id))[0]:
+        yield {k: v for k, v in one.items() if k != "metrics"}
 
 
-TABLES = {"job-loss": _metric_rows, "job-delta": _metric_rows, "job-share": _metric_rows, "job-epochs": _epoch_rows}
+TABLES = {"job-loss": _metric_rows, "job-share": _metric_rows, "job-epochs": _epoch_rows}

@@ -273,7 +273,7 @@ def _method(result: KdepResult) -> str:
 
 
 def _loss(reads: Reads, run: Run) -> list[tuple[int, float]]:
-    return curves.by_name([event.data for event in reads.metrics(run.job_id)]).get("loss", [])
+    return curves.by_name(reads.metrics(run.job_id)).get("loss", [])
 
 
 # --- pictures of features -------------------------------------------------------------------------------------------

@@ -24,6 +24,10 @@ def title(view: View) -> str:
     return view.params["name"]
 
 
+def require(reads: Reads, view: View) -> None:
+    reads.model(view.params["name"])
+
+
 def layout(reads: Reads, view: View) -> Any:
     model = reads.model(view.params["name"])
     children = reads.students_of(model.name)

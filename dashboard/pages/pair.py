@@ -8,7 +8,7 @@ from typing import Any
 import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, dcc, html, no_update
 
-from backend.domain.errors import BadInput
+from backend.domain.errors import BadInput, NotFound
 from backend.domain.pairs import PairDetail
 from dashboard import formats
 from dashboard.actions import Actions
@@ -27,6 +27,12 @@ SHOWN = 12
 
 def title(view: View) -> str:
     return f"{view.params['teacher']} → {view.params['student']}"
+
+
+def require(reads: Reads, view: View) -> None:
+    teacher, student = view.params["teacher"], view.params["student"]
+    if not reads.pair_boards(teacher, student) or teacher == student:
+        raise NotFound("pair", f"{teacher} → {student}", "two models that were scored on the same split")
 
 
 def layout(reads: Reads, view: View) -> Any:
@@ -188,7 +194,11 @@ def register(app: Dash, reads: Reads, actions: Actions) -> None:
         head = ("Asked for (UTC)", "Method", "State", "Steps", "Δ transfer", "95 %", "Δ control", "Student after")
         return cards.table(head, rows, label="Transfers on this pair", numeric=(3, 4, 5, 6)), not live
 
-    transfer_form.register(app, reads, actions, PATH)
+    def pair_at(path: str | None, search: str | None) -> PairDetail | None:
+        view = _view(path or "", search or "")
+        return None if view is None else _detail(reads, view)
+
+    transfer_form.register(app, reads, actions, pair_at)
 
 
 def _view(path: str, search: str) -> View | None:

@@ -30,6 +30,10 @@ PREFIX = "study"
 REFRESH_MS = 4000
 
 
+def require(reads: Reads, view: View) -> None:
+    reads.study(as_id(view.params["id"], "study"))
+
+
 def layout(reads: Reads, view: View) -> Any:
     study = reads.study(as_id(view.params["id"], "study"))
     open_ = study.job.state not in TERMINAL
@@ -73,6 +77,7 @@ def register(app: Dash, reads: Reads, actions: Actions) -> None:
             return no_update
         titled = (
             ("study-shares", "Downstream by the images pre-trained on", kdep.over_shares),
+            ("study-seen", "Downstream by the images seen", kdep.over_images_seen),
             ("study-sets", "Downstream sets, on the largest share", kdep.downstream_sets),
         )
         shown = [

@@ -70,7 +70,7 @@ def test_submit_a_transfer_watch_it_finish_and_open_the_student(page):
     page.wait_for_selector("#job-status .state-running", timeout=SLOW_MS)
     page.wait_for_selector("#job-status .state-succeeded", timeout=180_000)
     page.wait_for_selector("#job-loss .scatterlayer .trace")
-    page.wait_for_selector("#job-delta .scatterlayer .trace")
+    page.wait_for_selector("#job-epochs .scatterlayer .trace")
     assert "Δ transfer" in page.locator("#job-outcome").inner_text()
     page.locator(".open-student").click()
     page.wait_for_url("**/zoo/tiny-vit-kl_dp-*")

@@ -20,6 +20,7 @@ from backend.store.tables import job_events as event_table
 from backend.store.tables import jobs as job_table
 
 _c, _v = job_table.c, event_table.c
+IDS_AT_ONCE = 500
 OPEN = tuple(state.value for state in (JobState.QUEUED, *ACTIVE))
 
 
@@ -132,11 +133,20 @@ def transfers(
     return found
 
 
-def finished_transfers(connection: Connection, limit: int = 2000) -> list[Job]:
+def finished_transfers(connection: Connection, limit: int = 2000) -> list[UUID]:
     """Transfers that succeeded, the newest first, whoever asked for them."""
     statement = select(_c.id).where(_c.kind == "transfer", _c.state == JobState.SUCCEEDED.value)
-    ids = list(connection.execute(statement.order_by(_c.created_at.desc(), _c.id).limit(limit)).scalars())
-    return [queries.job(connection, id) for id in ids]
+    return list(connection.execute(statement.order_by(_c.created_at.desc(), _c.id).limit(limit)).scalars())
+
+
+def outcomes(connection: Connection, ids: Sequence[UUID]) -> list[tuple[UUID, Mapping[str, Any], Mapping[str, Any]]]:
+    """Id, spec and result of these jobs, in no order; those without a result are left out."""
+    found: list[tuple[UUID, Mapping[str, Any], Mapping[str, Any]]] = []
+    for start in range(0, len(ids), IDS_AT_ONCE):
+        part = ids[start : start + IDS_AT_ONCE]
+        rows = connection.execute(select(_c.id, _c.spec, _c.result).where(_c.id.in_(part)))
+        found += [(row.id, row.spec, row.result) for row in rows if row.result is not None]
+    return found
 
 
 def made_models(connection: Connection, job_id: UUID) -> list[str]:
@@ -164,6 +174,11 @@ def log_tail(connection: Connection, job_id: UUID, count: int = 300) -> list[Job
     statement = select(event_table).where(_v.job_id == job_id, or_(_v.type == "log", _v.type == "state"))
     rows = connection.execute(statement.order_by(_v.id.desc()).limit(count)).mappings().all()
     return [to_event(row) for row in reversed(rows)]
+
+
+def last_event(connection: Connection, job_id: UUID) -> int:
+    """The number of a job's last event; 0 where there is none."""
+    return int(connection.execute(select(func.max(_v.id)).where(_v.job_id == job_id)).scalar() or 0)
 
 
 def metric_events(connection: Connection, job_id: UUID, *, most: int = 4000) -> list[JobEvent]:

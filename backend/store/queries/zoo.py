@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
 
 from backend.domain.records import Record
 from backend.store.catalog import moment
@@ -65,6 +65,21 @@ def zoo(
     total = connection.execute(select(func.count()).select_from(statement.order_by(None).subquery())).scalar_one()
     rows = connection.execute(statement.order_by(*order(sort, columns), _m.name).offset(offset).limit(limit))
     return [_row(row) for row in rows], int(total)
+
+
+def runnable(connection: Connection, dataset: str, split: str, n_classes: int) -> list[tuple[str, float]]:
+    """Models with weights and this number of classes that were scored on a split: name and accuracy, the best first.
+
+    Raises:
+        NotFound: unknown data set.
+    """
+    statement, columns = _joined(connection, dataset, split)
+    accuracy = columns["accuracy"]
+    statement = statement.where(
+        _m.source != "external", accuracy.is_not(None), or_(_m.num_classes.is_(None), _m.num_classes == n_classes)
+    )
+    rows = connection.execute(statement.order_by(accuracy.desc(), _m.name))
+    return [(row.name, float(row.accuracy)) for row in rows]
 
 
 def _joined(

@@ -33,10 +33,24 @@ def test_a_term_that_is_the_whole_loss_is_drawn_once_and_rates_are_not_losses():
 
 
 def test_gain_loss_and_delta_are_points_of_percent():
-    figure = curves.epoch_curves(curves.by_name(EVENTS), "dark")
+    results, stages = curves.reported_epochs(EVENTS)
+    assert (len(results), stages) == (1, [])
+    figure = curves.epochs(results, stages, "dark")
     assert {trace.name: trace.y[0] for trace in figure.data} == pytest.approx(
         {"Δ transfer": 5.0, "gain": 8.0, "loss of knowledge": 3.0}
     )
+
+
+def test_the_teachers_of_a_running_sequence_are_known_from_its_events():
+    ends = {"transfer_delta": 0.0, "knowledge_gain": 0.1, "knowledge_loss": 0.1, "student_accuracy": 0.5}
+    events = [
+        {"step": i, "values": {f"from {teacher}/loss": 1.0, **(ends if whole else {})}}
+        for i, (teacher, whole) in enumerate([("a", False), ("a", True), ("a", True), ("b-2", False), ("b-2", True)])
+    ]
+    results, stages = curves.reported_epochs(events)
+    assert stages == [("a", 2), ("b-2", 1)]
+    assert [one["epoch"] for one in results] == [1, 2, 3]
+    assert results[0] == {"epoch": 1, **ends}
 
 
 def test_shares_of_all_stages_have_one_entry_in_the_legend():
@@ -58,6 +72,6 @@ def test_stages_of_a_sequential_run_are_marked():
 
 
 def test_nothing_yet_says_so():
-    for figure in (curves.loss_curves({}, "light"), curves.epoch_curves({}, "light"), curves.share_curves({}, "light")):
+    for figure in (curves.loss_curves({}, "light"), curves.share_curves({}, "light")):
         assert figure.layout.annotations
-    assert "No epoch" in curves.epochs([], [], "light").layout.annotations[0].text
+    assert "first epoch" in curves.epochs([], [], "light").layout.annotations[0].text

@@ -166,11 +166,10 @@ def test_candidates_side_by_side():
     assert "No candidate" in note(kdep.teachers([], "light"))
 
 
-def summary(label, teacher, share, values, sets=("pets",)):
+def summary(label, teacher, share, values, sets=("pets",), seen=1000, **more):
     found = estimate(values)
-    return KdepSummary(
-        label=label, teacher=teacher, share=share, epochs=1, average=found, sets=dict.fromkeys(sets, found)
-    )
+    facts = {"method": label, "label": label, "teacher": teacher, "share": share, "epochs": 1, "images_seen": seen}
+    return KdepSummary(**{**facts, **more}, average=found, sets=dict.fromkeys(sets, found))
 
 
 def test_pretraining_over_shares():
@@ -187,6 +186,22 @@ def test_pretraining_over_shares():
     bars = kdep.downstream_sets(rows, "dark").data
     assert [(bar.name, list(bar.y)) for bar in bars] == [("svd, t", pytest.approx([60])), ("random", [20])]
     assert "No pre-training" in note(kdep.over_shares([], "light"))
+
+
+def test_pretraining_over_the_images_seen():
+    rows = [
+        summary("svd epochs=9", "t", 0.1, [0.5, 0.7], seen=9000, method="svd", job_s=61.2),
+        summary("svd epochs=3", "t", 0.1, [0.4], seen=3000, method="svd"),
+        summary("random", None, 1.0, [0.2], seen=0),
+    ]
+    figure = kdep.over_images_seen(rows, "light")
+    (line,) = figure.data
+    assert (line.name, list(line.x), list(line.y)) == ("svd, t", [3000, 9000], pytest.approx([40, 60]))
+    assert list(line.customdata[1]) == ["svd epochs=9", "10 %", 1, ", 61 s a job"]
+    (level,) = figure.layout.shapes
+    assert (level.y0, level.y1) == (20, 20)
+    assert figure.layout.xaxis.type == "log"
+    assert "No pre-training" in note(kdep.over_images_seen([], "light"))
 
 
 def test_losses_and_spread():
