@@ -45,6 +45,7 @@ class Attempt:
     child: Child
     settings: Settings
     device: str
+    n_devices: int = 1
     began: float = field(default_factory=time.monotonic)
     doom: str | None = None
     outcome: dict[str, Any] | None = None
@@ -81,6 +82,7 @@ class Attempt:
             "fence": self.fence,
             "checkpoints": [asdict(one) for one in self.claim.checkpoints],
             "device": self.device,
+            "n_devices": self.n_devices,
             "last_cause": last,
             "scratch": str(self.scratch),
             "log": str(self.log_file),

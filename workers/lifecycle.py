@@ -139,6 +139,8 @@ class RunningJob:
     spare_loaders: bool = True
     stop: StopFlags = field(default_factory=StopFlags)
     report: Callable[[Mapping[str, Any]], Any] = lambda message: None
+    ranks: Any = None
+    """The processes that train together (`workers.science.ranks.Ranks`); None: this one alone."""
 
     def __post_init__(self) -> None:
         now = time.monotonic()

@@ -24,6 +24,7 @@ from typing import Any
 import structlog
 
 from backend import logs
+from backend.domain.device_choice import read_device
 from backend.domain.errors import BadInput, CancelRequested, LostLease, ZoograftError
 from backend.domain.jobs import Cause, Job
 from backend.domain.specs import parse_spec
@@ -99,6 +100,7 @@ def _attempt(
 ) -> dict[str, Any]:
     try:
         spec = parse_spec(record.kind, record.spec)
+        devices = resolve_devices(getattr(spec, "device", "auto"), claim["device"], claim.get("n_devices", 1))
         job = RunningJob(
             id=record.id,
             kind=record.kind,
@@ -107,15 +109,21 @@ def _attempt(
             store=store,
             fence=claim["fence"],
             attempt=record.attempt,
-            device=resolve_device(getattr(spec, "device", "auto"), claim["device"]),
+            device=devices[0],
             scratch=scratch,
             checkpoints=tuple(Checkpoint(**one) for one in claim["checkpoints"]),
             spare_loaders=claim["last_cause"] != Cause.HOST_OOM,
             stop=stop,
             report=channel.send,
         )
-        log.info("starts", device=job.device)
-        result = tasks.load(record.kind)(job)
+        log.info("starts", device=job.device, devices=len(devices))
+        if len(devices) == 1:
+            result = tasks.load(record.kind)(job)
+        else:
+            from workers.team import gathered
+
+            with gathered(job, claim, devices) as job.ranks:
+                result = tasks.load(record.kind)(job)
         job.publish(result)
     except (Cancelled, CancelRequested):
         log.info("stopped: cancelled")
@@ -159,17 +167,24 @@ def explain(error: BaseException) -> tuple[Cause, str]:
     return Cause.ERROR, f"{name}: {text}"
 
 
-def resolve_device(wanted: str, given: str) -> str:
-    """The device of an attempt: what the spec asks for, within what the supervisor gives (`cpu` or `cuda:0`).
+def resolve_devices(wanted: str, given: str, n_given: int = 1) -> tuple[str, ...]:
+    """The devices of an attempt: what the spec asks for, within what the supervisor gives (`cpu` or `cuda:0`).
+
+    Of several GPUs the process sees those that were asked for and no other, numbered from 0.
 
     Raises:
-        BadInput: CUDA is asked for and there is none.
+        BadInput: CUDA is asked for and there is none, or fewer devices than are asked for.
     """
-    if wanted == "cpu":
-        return "cpu"
-    if wanted.startswith("cuda") and not given.startswith("cuda"):
+    choice = read_device(wanted)
+    if choice.family == "cpu":
+        return ("cpu",) * choice.processes
+    if choice.family == "cuda" and not given.startswith("cuda"):
         raise BadInput("spec.device", wanted, "auto or cpu: this worker has no CUDA device")
-    return given
+    if not choice.several:
+        return (given,)
+    if choice.indices is not None and len(choice.indices) != n_given:
+        raise BadInput("spec.device", wanted, "GPUs that this worker has")
+    return tuple(f"cuda:{number}" for number in range(n_given))
 
 
 def _os_error_number(error: BaseException) -> int | None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from backend.domain.datasets import Subset
+from backend.domain.device_choice import Device
 from backend.domain.records import Name, Record, Seed, Text, bad_input
 from backend.domain.remem import CriticalityParams, ExpertnessParams, InformationParams
 
@@ -52,7 +53,7 @@ class AnalysisSpec(Record):
     split: Name | None = None
     subset: Subset = Subset()
     params: dict[str, Any] = Field(default_factory=dict)
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")] = "auto"
+    device: Device = "auto"
 
     @field_validator("params")
     @classmethod

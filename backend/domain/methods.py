@@ -74,6 +74,8 @@ class Transfer(TrainingParams):
     """What of a teacher the method reads, and a cache has to hold."""
     reads_frozen_student: ClassVar[bool] = False
     """Whether the initial student is asked too."""
+    compares_samples: ClassVar[bool] = False
+    """Whether the loss compares samples of a batch with each other, so that a batch cannot be split over devices."""
 
     augment: Augment = "paper"
 
@@ -190,6 +192,7 @@ class CDParams(Transfer):
     """KL between softmaxed cosine-similarity matrices of the batch's features, plus cross-entropy."""
 
     teacher_output: ClassVar[Literal["logits", "features"]] = "features"
+    compares_samples: ClassVar[bool] = True
     method: Literal["cd"] = "cd"
     kd_weight: float = Field(0.5, ge=0, le=1)
 
@@ -198,6 +201,7 @@ class CRDParams(Transfer):
     """Contrastive representation distillation with a memory bank, plus cross-entropy."""
 
     teacher_output: ClassVar[Literal["logits", "features"]] = "features"
+    compares_samples: ClassVar[bool] = True
     method: Literal["crd"] = "crd"
     kd_weight: float = Field(0.444, ge=0, le=1)
     feature_dim: int = Field(128, ge=1, le=65_536, description="width of the projection heads")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from backend.domain.datasets import Subset
+from backend.domain.device_choice import Device
 from backend.domain.methods import Augment, TrainingParams
 from backend.domain.records import Fraction, Name, Record, Seed
 
@@ -311,7 +312,7 @@ class RememSpec(Record):
     split: Name | None = None
     subset: Subset = Subset()
     save_as: Name | None = None
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")] = "auto"
+    device: Device = "auto"
 
     @model_validator(mode="before")
     @classmethod

@@ -9,13 +9,13 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from backend.domain.analyses import AnalysisSpec
 from backend.domain.catalog import ModelSpec
 from backend.domain.datasets import DatasetSpec, Subset
+from backend.domain.device_choice import Device, Devices, read_device
 from backend.domain.errors import BadInput
 from backend.domain.kdep import KdepSpec
 from backend.domain.methods import CeParams, MethodParams, parse_method
 from backend.domain.records import Name, Record, Seed, Text, bad_input
 from backend.domain.remem import RememSpec
 
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$")]
 ModelNames = Annotated[tuple[Text, ...], Field(min_length=1, max_length=10_000)]
 
 
@@ -85,7 +85,7 @@ class FinetuneSpec(Record):
     tune: Literal["all", "head"] = "all"
     params: CeParams = CeParams()
     save_as: Name | None = None
-    device: Device = "auto"
+    device: Devices = "auto"
 
 
 class TransferSpec(Record):
@@ -108,7 +108,7 @@ class TransferSpec(Record):
     control: bool = True
     save: bool = True
     save_as: Name | None = None
-    device: Device = "auto"
+    device: Devices = "auto"
 
     @field_validator("method", mode="before")
     @classmethod
@@ -129,6 +129,9 @@ class TransferSpec(Record):
             raise ValueError("teachers: a teacher is named twice")
         if self.student in self.teachers:
             raise ValueError("teachers: the student cannot be its own teacher; use the method self_kl")
+        if self.method.compares_samples and read_device(self.device).several:
+            method = self.method.method
+            raise ValueError(f"device: {method} compares the samples of a batch with each other; use one device")
         return self
 
 

@@ -15,11 +15,12 @@ from pydantic import Field, field_validator, model_validator
 
 from backend.domain.catalog import ModelSpec
 from backend.domain.datasets import DatasetSpec, Subset
+from backend.domain.device_choice import Devices, one_of
 from backend.domain.draws import draw_pairs
 from backend.domain.errors import BadInput
 from backend.domain.methods import METHODS, CeParams, control_of, parse_method, takes
 from backend.domain.records import Name, Record, Seed
-from backend.domain.specs import Device, FinetuneSpec, RegisterSpec, ScanSpec, TransferSpec
+from backend.domain.specs import FinetuneSpec, RegisterSpec, ScanSpec, TransferSpec
 from backend.domain.study_summary import CONTROL
 
 
@@ -103,7 +104,7 @@ class StudySpec(Record):
     labelled: bool = True
     scan: bool = True
     save_students: bool = False
-    device: Device = "auto"
+    device: Devices = "auto"
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -242,7 +243,7 @@ def plan_study(spec: StudySpec) -> list[StudyChild]:
         scanned = [of(name, seed) for seed in zoo_seeds for name in names]
         scanned = list(dict.fromkeys(scanned))
         needs = tuple(dict.fromkeys(key for name in scanned for key in made.get(name, data)))
-        scan = ScanSpec(models=tuple(scanned), dataset=spec.dataset, split=spec.split, device=spec.device)
+        scan = ScanSpec(models=tuple(scanned), dataset=spec.dataset, split=spec.split, device=one_of(spec.device))
         jobs.append(StudyChild("scan", "scan", scan, needs))
 
     def transfer(key: str, teachers: tuple[str, ...], student: str, params: Any) -> StudyChild:

@@ -192,9 +192,11 @@ def is_control(row: StudyRow) -> bool:
 
 def _training_key(row: StudyRow) -> tuple[Any, ...]:
     """The training without what is learned from; one teacher after another is as many trainings in a row."""
-    values = {name: row.params.get(name) for name in TrainingParams.model_fields}
+    values: dict[str, Any] = {name: row.params.get(name) for name in TrainingParams.model_fields}
     times = turns(row.params.get("multi"), len(row.teachers))
-    values |= {name: times * values[name] for name in ("epochs", "steps") if isinstance(values[name], int)}
+    for name in ("epochs", "steps"):
+        if values[name] is not None:
+            values[name] *= times
     return tuple(str(values[name]) for name in sorted(values))
 
 
@@ -295,7 +297,8 @@ def _teacher_sets(rows: Sequence[StudyRow]) -> tuple[list[TeacherSetRow], dict[s
     for row in rows:
         if len(row.teachers) == 1:
             single.setdefault((row.teachers[0], *_same_settings(row)), row)
-    found, incomplete = [], {}
+    found: list[TeacherSetRow] = []
+    incomplete: dict[str, int] = {}
     for row in rows:
         if len(row.teachers) < 2:
             continue

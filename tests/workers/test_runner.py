@@ -7,7 +7,7 @@ import pytest
 from backend.domain.errors import BadInput, MissingExtra, NonFiniteLoss, NotFound, StoreUnavailable
 from backend.domain.jobs import Cause
 from workers.inputs.checkpoints import NonFiniteState
-from workers.runner import explain, resolve_device
+from workers.runner import explain, resolve_devices
 from workers.tasks.sleep import OutOfMemoryError
 
 
@@ -72,9 +72,28 @@ def test_an_error_of_torch_keeps_its_cause():
     ],
 )
 def test_the_device_of_an_attempt(wanted, given, device):
-    assert resolve_device(wanted, given) == device
+    assert resolve_devices(wanted, given) == (device,)
 
 
 def test_cuda_without_cuda_is_bad_input():
     with pytest.raises(BadInput, match=r"spec.device.*no CUDA"):
-        resolve_device("cuda", "cpu")
+        resolve_devices("cuda", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given", "n_given", "devices"),
+    [
+        ("cpu:2", "cpu", 1, ("cpu", "cpu")),
+        ("cpu:2", "cuda:0", 1, ("cpu", "cpu")),
+        ("cuda:2,5", "cuda:0", 2, ("cuda:0", "cuda:1")),
+        ("cuda:all", "cuda:0", 3, ("cuda:0", "cuda:1", "cuda:2")),
+    ],
+)
+def test_several_devices_are_numbered_as_the_process_sees_them(wanted, given, n_given, devices):
+    assert resolve_devices(wanted, given, n_given) == devices
+
+
+@pytest.mark.parametrize(("wanted", "given"), [("cuda:0,1", "cuda:0"), ("cuda:all", "cpu")])
+def test_fewer_devices_than_asked_for_is_bad_input(wanted, given):
+    with pytest.raises(BadInput, match=r"spec.device"):
+        resolve_devices(wanted, given)

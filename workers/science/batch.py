@@ -18,12 +18,20 @@ class Batch:
         labels: [B] class indices, or None for an unlabelled transfer set.
         indices: [B] positions in the data set (memory banks, caches).
         outputs: name of a frozen model → its cached logits [B, C] on exactly this view.
+
+    `whole` is how many samples the optimizer step has where these are one rank's share of it; None: these are all.
     """
 
     view: Tensor
     labels: Tensor | None
     indices: Tensor
     outputs: Mapping[str, Tensor] = field(default_factory=dict)
+    whole: int | None = None
+
+    @property
+    def n_step(self) -> int:
+        """Samples of the optimizer step over all ranks."""
+        return len(self) if self.whole is None else self.whole
 
     def __len__(self) -> int:
         return int(self.view.shape[0])

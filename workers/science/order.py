@@ -13,6 +13,12 @@ def epoch_order(n_samples: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(n_samples).astype(np.int64)
 
 
+def share_bounds(first: int, last: int, rank: int, ranks: int) -> tuple[int, int]:
+    """One rank's part of a batch that lies at first … last: nearly equal, in the order of the ranks."""
+    n = last - first
+    return first + n * rank // ranks, first + n * (rank + 1) // ranks
+
+
 def batch_bounds(n_samples: int, batch_size: int) -> list[tuple[int, int]]:
     """Where each batch of an epoch begins and ends.
 

@@ -15,7 +15,7 @@ from backend.domain.errors import BadInput
 from backend.domain.methods import TrainingParams
 from workers.science.augment import as_images, make_view
 from workers.science.batch import Batch
-from workers.science.order import batch_bounds, epoch_order
+from workers.science.order import batch_bounds, epoch_order, share_bounds
 
 
 class FrozenOutputs(Protocol):
@@ -39,6 +39,7 @@ class TensorBatches:
         cached: Outputs that belong to the views; needs `params.views`.
         size: Side of the views; without it that of the images.
         n_classes: Where given, labels are checked against it.
+        rank, ranks: Give this rank's share of every batch alone; the shares of all ranks are the batch.
     """
 
     def __init__(
@@ -50,6 +51,8 @@ class TensorBatches:
         cached: FrozenOutputs | None = None,
         size: int | None = None,
         n_classes: int | None = None,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         as_images(images[:1])
         if len(images) == 0:
@@ -59,6 +62,7 @@ class TensorBatches:
         if cached is not None and params.views is None:
             raise BadInput("views", None, "a number of seeded views, because outputs are cached")
         self.images, self.labels, self.params, self.cached, self.size = images, labels, params, cached, size
+        self.rank, self.ranks = rank, ranks
         self._bounds = batch_bounds(len(images), params.batch_size)
         self.steps_per_epoch = len(self._bounds)
 
@@ -67,14 +71,20 @@ class TensorBatches:
         order = torch.from_numpy(epoch_order(len(self.images), seed=self.params.seed, epoch=epoch))
         view = epoch if self.params.views is None else epoch % self.params.views
         for first, last in self._bounds[start:]:
-            yield self._batch(order[first:last], view, self.cached)
+            begin, end = share_bounds(first, last, self.rank, self.ranks)
+            yield self._batch(order[begin:end], view, self.cached, whole=last - first)
+
+    def smallest_share(self) -> int:
+        """Samples of the smallest share of a batch that a rank gets."""
+        shares = (share_bounds(*bounds, rank, self.ranks) for bounds in self._bounds for rank in range(self.ranks))
+        return min(end - begin for begin, end in shares)
 
     def view(self, view: int) -> Iterator[Batch]:
         """All samples of one view in their stored order, without outputs; for filling a cache, and for statistics."""
         for first, last in self._bounds:
-            yield self._batch(torch.arange(first, last), view, None)
+            yield self._batch(torch.arange(first, last), view, None, whole=last - first)
 
-    def _batch(self, indices: Tensor, view: int, cached: FrozenOutputs | None) -> Batch:
+    def _batch(self, indices: Tensor, view: int, cached: FrozenOutputs | None, whole: int) -> Batch:
         pixels = make_view(
             self.images[indices],
             self.params.augment,
@@ -84,7 +94,7 @@ class TensorBatches:
             size=self.size,
         )
         labels = None if self.labels is None else self.labels[indices].long()
-        return Batch(pixels, labels, indices, {} if cached is None else cached.read(view, indices))
+        return Batch(pixels, labels, indices, {} if cached is None else cached.read(view, indices), whole)
 
 
 def _check_labels(labels: Tensor, n_samples: int, n_classes: int | None) -> None:

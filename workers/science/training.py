@@ -25,6 +25,9 @@ The loop knows no method: what is learned from is an `Objective`, how gradients 
 
 Every step seeds torch's generators from (seed, step) and batches are a pure function of (seed, epoch), so a run that
 was interrupted anywhere ends in the same bits as one that was not (CPU, fixed number of threads).
+
+Several processes train one model by `ranks`: each meets its share of every batch and the gradients are summed, so the
+step is that of the whole batch (`workers.science.ranks` says where BatchNorm and dropout differ).
 """
 
 from __future__ import annotations
@@ -46,6 +49,7 @@ from workers.science.batchnorm import batchnorm_layers, frozen_statistics
 from workers.science.order import batch_bounds
 from workers.science.prefetch import prefetched
 from workers.science.preprocessed import classifier_parameters
+from workers.science.ranks import ALONE, Ranks, average_statistics, same_everywhere, sum_step
 
 Terms = dict[str, Tensor]
 
@@ -55,6 +59,9 @@ class Objective:
 
     per_sample = True
     """The loss is a mean over samples, so micro-batches change nothing. False where the batch itself is compared."""
+
+    ranks: Ranks = ALONE
+    """The processes that train together, set by the training; counts over samples are summed over them."""
 
     def loss(self, student: nn.Module, batch: Batch) -> Terms:
         """Named scalars with their total under "loss"; the rest are for people (detached or not)."""
@@ -137,6 +144,7 @@ class Training:
         log_every: Steps between metrics. Losses are checked each step on CPU, else with the metrics, which then is
             the only time the device is waited for.
         prefetch: Batches made ahead in a thread; none on CPU and 2 elsewhere, if not given.
+        ranks: The processes that train together, each with its share of every batch (`workers.science.ranks`).
 
     Raises:
         BadInput: nothing to train, batches that BatchNorm cannot use, a student without a classifier to probe.
@@ -154,6 +162,7 @@ class Training:
         optimizer: torch.optim.Optimizer | None = None,
         log_every: int = 10,
         prefetch: int | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.objective, self.student, self.batches, self.params = objective, student, batches, params
         self.device, self.stepper, self.log_every = torch.device(device), stepper, log_every
@@ -168,6 +177,9 @@ class Training:
         if params.channels_last:
             student.to(memory_format=torch.channels_last)
         objective.to(self.device)
+        self.ranks = ranks
+        if ranks.size > 1:
+            self._join()
         self._head = {id(p) for p in classifier_parameters(student)} if params.probe_epochs else set()
         self._student_parameters = [p for p in student.parameters() if p.requires_grad]
         if not self.trainable():
@@ -183,6 +195,21 @@ class Training:
         self._unverified: list[tuple[int, Terms]] = []
         self._window: list[dict[str, float]] = []
         self._messages: list[str] = []
+
+    def _join(self) -> None:
+        """Begin where rank 0 begins; refuse what cannot be split."""
+        if not self.objective.per_sample:
+            raise BadInput("device", self.ranks.size, "one device: the loss compares the samples of a batch")
+        least = 2 if self.has_batchnorm else 1
+        share = getattr(self.batches, "smallest_share", lambda: least)()
+        if share < least:
+            raise BadInput(
+                "batch_size",
+                self.params.batch_size,
+                f"batches of at least {least} samples for each of {self.ranks.size} devices; one would get {share}",
+            )
+        same_everywhere(self.student, self.ranks)
+        self.objective.ranks = self.ranks
 
     @property
     def steps_per_epoch(self) -> int:
@@ -237,6 +264,8 @@ class Training:
             return self._gradients(batch, freeze_statistics=freeze_statistics)
 
         terms = self.stepper(self, gradients)
+        if self.ranks.size > 1 and self.has_batchnorm:
+            average_statistics(self.student, self.ranks)
         for parameter in self._student_parameters if probing else ():
             parameter.requires_grad_(True)
         self.step += 1
@@ -307,7 +336,8 @@ class Training:
         floor = 2 if self.has_batchnorm else 1
         while True:
             try:
-                return self._accumulate(batch, freeze_statistics=freeze_statistics)
+                sums = self._accumulate(batch, freeze_statistics=freeze_statistics)
+                return sums if self.ranks.size == 1 else sum_step(self.trainable(), sums, self.ranks)
             except torch.OutOfMemoryError:
                 size = min(self.micro_batch, len(batch))
                 if size <= floor:
@@ -336,9 +366,9 @@ class Training:
         hold = frozen_statistics(self.student) if freeze_statistics else nullcontext()
         sums: Terms = {}
         with torch.random.fork_rng(devices), hold:
-            torch.manual_seed(_step_seed(self.params.seed, self.step))
+            torch.manual_seed(_step_seed(self.params.seed, self.step, self.ranks.rank))
             for part in _parts(batch, self.micro_batch):
-                weight = len(part) / len(batch)
+                weight = len(part) / batch.n_step
                 with amp:
                     terms = self.objective.loss(self.student, part)
                 (terms["loss"] * weight).backward()  # type: ignore[no-untyped-call]
@@ -375,7 +405,8 @@ class Training:
         if self.params.channels_last:
             view = view.contiguous(memory_format=torch.channels_last)
         labels = None if batch.labels is None else move(batch.labels)
-        return Batch(view, labels, move(batch.indices), {name: move(out) for name, out in batch.outputs.items()})
+        outputs = {name: move(out) for name, out in batch.outputs.items()}
+        return Batch(view, labels, move(batch.indices), outputs, batch.whole)
 
 
 def fit(training: Training) -> Iterator[Progress]:
@@ -398,8 +429,8 @@ def _optimizer(parameters: list[nn.Parameter], params: TrainingParams) -> torch.
     return torch.optim.SGD(parameters, lr=params.lr, momentum=params.momentum, weight_decay=params.weight_decay)
 
 
-def _step_seed(seed: int, step: int) -> int:
-    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0])
+def _step_seed(seed: int, step: int, rank: int = 0) -> int:
+    return int(np.random.SeedSequence([seed, step, rank] if rank else [seed, step]).generate_state(1, np.uint64)[0])
 
 
 def _parts(batch: Batch, size: int) -> Iterator[Batch]:

@@ -14,6 +14,7 @@ from workers.inputs.canvas import Canvas, common_view
 from workers.inputs.datasets import open_split
 from workers.inputs.models import build, wrap
 from workers.lifecycle import RunningJob
+from workers.science.ranks import ALONE
 from workers.science.tensor_batches import TensorBatches
 from workers.science.top1 import predict_top1
 from workers.science.training import Training, fit
@@ -39,13 +40,24 @@ def run(job: RunningJob) -> dict[str, Any]:
     params = spec.params
     if spec.tune == "head":
         params = params.model_copy(update={"probe_epochs": params.epochs})
-    batches = TensorBatches(canvas, canvas.labels, params, n_classes=dataset.n_classes)  # type: ignore[arg-type]
-    training = Training(build_objective(params, Roles(student)), student, batches, params, device=job.device)
+    ranks = job.ranks or ALONE
+    batches = TensorBatches(
+        canvas,  # type: ignore[arg-type]
+        canvas.labels,
+        params,
+        n_classes=dataset.n_classes,
+        rank=ranks.rank,
+        ranks=ranks.size,
+    )
+    objective = build_objective(params, Roles(student))
+    training = Training(objective, student, batches, params, device=job.device, ranks=ranks)
     if (state := job.resume_state()) is not None:
         training.load_state_dict(state)
     job.checkpoint_with(training.state_dict)
     for progress in fit(training):
         job.record(progress)
+    if ranks.rank:
+        return {}
 
     images = open_split(dataset, split, job.settings)
     held_out = Canvas(images, Subset().indices(images.labels), preprocessing)
@@ -67,6 +79,12 @@ def run(job: RunningJob) -> dict[str, Any]:
         "steps": training.step,
         "bad_samples": [*canvas.bad_samples, *held_out.bad_samples],
         "provenance": provenance(
-            [model], dataset, {train_split, split}, seed=params.seed, init_seed=model.init_seed, device=job.device
+            [model],
+            dataset,
+            {train_split, split},
+            seed=params.seed,
+            init_seed=model.init_seed,
+            device=job.device,
+            devices=ranks.size,
         ),
     }

@@ -33,6 +33,7 @@ from workers.lifecycle import RunningJob
 from workers.science.augment import as_images
 from workers.science.cached_outputs import CachedOutputs
 from workers.science.preprocessed import Preprocessed, frozen
+from workers.science.ranks import ALONE, Ranks
 from workers.science.tensor_batches import TensorBatches
 from workers.science.top1 import predict_top1
 from workers.science.training import Training, fit
@@ -47,6 +48,7 @@ LARGE_SPLIT = 100_000
 LARGE_SHARE = 0.1
 MAX_EVALUATIONS = 100
 Top1 = NDArray[np.int64]
+NOBODY = np.zeros(0, dtype=np.int64)
 
 
 @dataclass
@@ -88,7 +90,9 @@ def run(job: RunningJob) -> dict[str, Any]:
         raise BadInput("labelled", False, "a labelled transfer set, or kl_dp with partition=unsupervised (or kl)")
     bench = _prepare(job, spec)
     name = student_name(job, spec.save_as, spec.student, spec.method.method) if spec.save else None
-    stages = plan(spec, {teacher: _accuracy(top1, bench) for teacher, top1 in bench.teacher_top1.items()})
+    ranks = job.ranks or ALONE
+    # Rank 0 alone has asked the models; the order of the teachers follows from what they said.
+    stages = plan(spec, ranks.share({teacher: _accuracy(top1, bench) for teacher, top1 in bench.teacher_top1.items()}))
 
     state = job.resume_state() or {"finished": [], "epochs": [], "diagnostics": {}}
     finished: list[dict[str, Any]] = list(state["finished"])
@@ -128,7 +132,8 @@ def run(job: RunningJob) -> dict[str, Any]:
             shown = {f"{stage.name}/{key}": value for key, value in progress.metrics.items()}
             if stage.name != "control" and training.epoch_ended:
                 diagnostics.update(_partition_shares(metrics))
-                if progress.epoch % every == 0 or training.step == training.total_steps:
+                due = progress.epoch % every == 0 or training.step == training.total_steps
+                if due and ranks.rank == 0:
                     top1 = predict_top1(training.objective.evaluated(student), bench.held_out, device=job.device)
                     epoch = report_epoch(
                         len(epochs) + 1, bench.before, top1, bench.teacher_top1, bench.held_out.labels, metrics
@@ -147,6 +152,8 @@ def run(job: RunningJob) -> dict[str, Any]:
             {"student": {k: v.detach().cpu().clone() for k, v in state_dict.items()}, "steps": training.step}
         )
 
+    if ranks.rank:
+        return {}
     return _publish(job, bench, stages, finished, epochs, diagnostics, module, name)
 
 
@@ -188,6 +195,11 @@ def _prepare(job: RunningJob, spec: TransferSpec) -> Bench:
     modules = {name: frozen(wrap(build(model), _preprocessing(model))) for name, model in teachers.items()}
     held_out = Canvas(images, everything, _preprocessing(entry))
     job.check()
+    if (job.ranks or ALONE).rank:  # of several processes the first asks the models
+        size = view.input_size[1]
+        return Bench(
+            spec, entry, teachers, dataset, train_split, split, modules, transfer_set, size, held_out, NOBODY, {}, None
+        )
     before = predict_top1(student, held_out, device=job.device)
     teacher_top1, on_transfer_set = {}, {}
     for name, module in modules.items():
@@ -229,7 +241,9 @@ def _prepare(job: RunningJob, spec: TransferSpec) -> Bench:
     )
 
 
-def _batches(bench: Bench, params: Transfer, cached: CachedOutputs | None = None) -> TensorBatches:
+def _batches(
+    bench: Bench, params: Transfer, cached: CachedOutputs | None = None, ranks: Ranks = ALONE
+) -> TensorBatches:
     labels = bench.transfer_set.labels if bench.spec.labelled else None
     return TensorBatches(
         bench.transfer_set,  # type: ignore[arg-type]
@@ -238,6 +252,8 @@ def _batches(bench: Bench, params: Transfer, cached: CachedOutputs | None = None
         cached=cached,
         size=None if params.augment == "none" else bench.view_size,
         n_classes=bench.dataset.n_classes,
+        rank=ranks.rank,
+        ranks=ranks.size,
     )
 
 
@@ -253,7 +269,9 @@ def _training(job: RunningJob, bench: Bench, stage: Stage, student: Preprocessed
     if params.views is not None and (stage.teachers or params.reads_frozen_student):
         cached = yield_through(job, _fill_cache(job, bench, stage, student))
     roles = Roles(student, teachers, labels)
-    return Training(build_objective(params, roles), student, _batches(bench, params, cached), params, device=job.device)
+    ranks = job.ranks or ALONE
+    batches = _batches(bench, params, cached, ranks)
+    return Training(build_objective(params, roles), student, batches, params, device=job.device, ranks=ranks)
 
 
 def _fill_cache(job: RunningJob, bench: Bench, stage: Stage, student: Preprocessed) -> Iterator[Any]:
@@ -283,7 +301,10 @@ def _fill_cache(job: RunningJob, bench: Bench, stage: Stage, student: Preprocess
         data_key=chosen,
         view_key=view,
     )
-    yield from cache.fill(models, _batches(bench, params).view, device=job.device)
+    ranks = job.ranks or ALONE
+    if ranks.rank == 0:
+        yield from cache.fill(models, _batches(bench, params).view, device=job.device)
+    ranks.share("filled")
     return cache
 
 
@@ -361,6 +382,7 @@ def _publish(
             {bench.train_split, bench.split},
             seed=spec.method.seed,
             device=job.device,
+            devices=(job.ranks or ALONE).size,
             threads=torch.get_num_threads(),
         ),
     }

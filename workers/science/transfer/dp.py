@@ -127,7 +127,7 @@ class KLDP(Objective):
         self._pending = torch.zeros_like(self._pending)
 
     def after_step(self, step: int) -> None:
-        self._counts = self._counts + self._pending
+        self._counts = self._counts + self.ranks.sum(self._pending)
 
     def diagnostics(self) -> dict[str, float]:
         n, to_teacher, positive, positive_to_teacher, negative, negative_to_teacher = self._counts.tolist()
