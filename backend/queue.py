@@ -16,9 +16,11 @@ from kombu import Connection as BrokerConnection
 from kombu import Exchange, Queue
 from sqlalchemy.exc import SQLAlchemyError
 
+from backend.domain.device_choice import read_device
 from backend.domain.errors import ZoograftError
 from backend.settings import Settings
 from backend.store import jobs
+from backend.store.jobs import SEVERAL_GPUS
 from backend.store.session import Store
 
 log = logging.getLogger(__name__)
@@ -34,13 +36,17 @@ SOCKET_S = 2.0
 
 
 def queue_for(kind: str, spec: Mapping[str, Any]) -> str:
-    """`gpu` for kinds that compute with models, unless the spec says `device: cpu`; `cpu` for the rest."""
-    return "gpu" if kind in GPU_KINDS and spec.get("device", "auto") != "cpu" else "cpu"
+    """`gpu` for kinds that compute with models, unless the spec says `device: cpu` (or `cpu:N`); `cpu` for the rest."""
+    return "gpu" if kind in GPU_KINDS and not str(spec.get("device", "auto")).startswith("cpu") else "cpu"
 
 
 def device_for(spec: Mapping[str, Any]) -> str:
-    """What the spec asks for: auto, cpu, cuda or cuda:N."""
-    return str(spec.get("device", "auto"))
+    """What the spec asks for: auto, cpu, cuda or cuda:N; `cuda:set` for several GPUs, which the spec names."""
+    asked = str(spec.get("device", "auto"))
+    choice = read_device(asked)
+    if choice.several:
+        return SEVERAL_GPUS if choice.family == "cuda" else choice.family
+    return asked
 
 
 def ring(settings: Settings, ids: Sequence[tuple[UUID, str]]) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from backend.domain.device_choice import read_device
 from backend.settings import Settings, environment
 from workers.attempts import Attempt
 from workers.devices import GPU
@@ -31,6 +32,14 @@ class Slot:
     attempt: Attempt | None = None
     spare: Spare | None = None
     lock: int | None = field(default=None, repr=False)
+    others: list[Slot] = field(default_factory=list, repr=False)
+    """Slots whose GPUs the job of this one has too."""
+    lent: bool = False
+    """Whether another slot's job has this slot's GPU."""
+
+    @property
+    def idle(self) -> bool:
+        return self.attempt is None and not self.lent
 
     @property
     def device(self) -> str:
@@ -47,17 +56,36 @@ class Slot:
             return False
         return True
 
+    def seize_with(self, others: Sequence[Slot], guard: bool = True) -> bool:
+        """Hold this GPU and the others for one job; all or none."""
+        for slot in (self, *others):
+            if not slot.idle or not slot.seize(guard):
+                self.free()
+                return False
+            if slot is not self:
+                slot.lent = True
+                self.others.append(slot)
+        return True
+
     def open_lock(self) -> int:
         """The descriptor of the GPU's lock file, the same for every supervisor on this machine."""
         assert self.gpu is not None
         if self.lock is None:
             name = "".join(letter if letter.isalnum() or letter == "-" else "_" for letter in self.gpu.uuid)
             path = Path(tempfile.gettempdir()) / f"zoograft-{name}.lock"
-            self.lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                self.lock = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+            except FileExistsError:
+                # Another user's perhaps: reading is enough to lock, and more is not allowed in a shared folder.
+                self.lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         return self.lock
 
     def free(self) -> None:
-        """Let the GPU go."""
+        """Let the GPU go, and those that its job had beside it."""
+        for other in self.others:
+            other.lent = False
+            other.free()
+        self.others = []
         if self.lock is not None:
             fcntl.flock(self.lock, fcntl.LOCK_UN)
 
@@ -79,6 +107,8 @@ class Nursery:
 
     def child_for(self, slot: Slot, kind: str) -> Child:
         """A process for one job: forked for the CPU, the slot's own fresh interpreter for a GPU."""
+        if slot.others:
+            return self._spare(slot).child
         if slot.gpu is not None:
             spare = slot.spare or self._spare(slot)
             slot.spare = None
@@ -90,7 +120,7 @@ class Nursery:
         for slot in slots:
             if slot.gpu is None:
                 self._server(heavy=True)
-            elif slot.spare is None and slot.attempt is None:
+            elif slot.spare is None and slot.idle:
                 slot.spare = self._spare(slot)
 
     def poll(self) -> None:
@@ -120,6 +150,15 @@ class Nursery:
         return self._servers[heavy]
 
     def _spare(self, slot: Slot) -> Spare:
-        assert slot.gpu is not None
-        visible = slot.gpu.uuid.removeprefix("cuda:")
-        return Spare(environment(CUDA_VISIBLE_DEVICES=visible), [slot.open_lock()], pdeathsig=self.pdeathsig)
+        held = [slot, *slot.others]
+        visible = ",".join(one.gpu.uuid.removeprefix("cuda:") for one in held if one.gpu is not None)
+        locks = [one.open_lock() for one in held]
+        return Spare(environment(CUDA_VISIBLE_DEVICES=visible), locks, pdeathsig=self.pdeathsig)
+
+
+def slots_for(device: str, slots: Sequence[Slot]) -> list[Slot]:
+    """The slots of the GPUs that a job asks for, in its order; none where this machine lacks one of them."""
+    choice = read_device(device)
+    by_index = {slot.gpu.index: slot for slot in slots if slot.gpu is not None}
+    wanted = sorted(by_index) if choice.every else choice.indices or ()
+    return [by_index[index] for index in wanted] if set(wanted) <= set(by_index) else []

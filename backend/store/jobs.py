@@ -49,7 +49,7 @@ IN_LINE = (jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id)
 
 @dataclass(frozen=True)
 class NewJob:
-    """A row to insert. `device` is what the spec asks for (auto, cpu, cuda, cuda:N)."""
+    """A row to insert. `device` is what the spec asks for (auto, cpu, cuda, cuda:N), `cuda:set` for several GPUs."""
 
     kind: str
     queue: str
@@ -89,9 +89,21 @@ def standing(connection: Connection, job_id: UUID, fence: int) -> Literal["runni
     return state if state in ("running", "cancelling") else None
 
 
-def claimable(connection: Connection, limit: int) -> list[tuple[UUID, str]]:
-    """The jobs that could be claimed now, with their queues, the first in line first."""
+SEVERAL_GPUS = "cuda:set"
+
+
+def wanting_several(connection: Connection) -> list[tuple[UUID, str]]:
+    """The jobs that could be claimed now and ask for several GPUs, with their spec's device, the first in line first."""
+    query = select(jobs.c.id, jobs.c.spec).where(*_claimable(), jobs.c.device == SEVERAL_GPUS).order_by(*IN_LINE)
+    return [(row.id, str(row.spec["device"])) for row in connection.execute(query.limit(100))]
+
+
+def claimable(connection: Connection, limit: int, *, cuda: bool = True) -> list[tuple[UUID, str]]:
+    """The jobs that could be claimed now, with their queues, the first in line first; without `cuda` only those that do
+    not insist on it."""
     query = select(jobs.c.id, jobs.c.queue).where(*_claimable()).order_by(*IN_LINE).limit(limit)
+    if not cuda:
+        query = query.where(jobs.c.device.not_like("cuda%"))
     return [(row.id, row.queue) for row in connection.execute(query)]
 
 
@@ -142,6 +154,7 @@ def claim(
     queues: Sequence[str] = ("gpu", "cpu"),
     cuda: bool = False,
     gpu: int | None = None,
+    several: bool = False,
     job_id: UUID | None = None,
     parent: UUID | None = None,
 ) -> Claim | None:
@@ -154,6 +167,7 @@ def claim(
         queues: The queues to look at.
         cuda: Whether this worker has CUDA; without, jobs that ask for it are left alone.
         gpu: The device that a job of the gpu queue will hold alone; None to work without one.
+        several: The job asks for several GPUs; `gpu` is the first, and the caller keeps the others free by itself.
         job_id: Only this job.
         parent: Only children of this study.
     """
@@ -161,7 +175,7 @@ def claim(
     if not cuda:
         wanted.append(jobs.c.device.not_like("cuda%"))
     elif gpu is not None:
-        wanted.append(jobs.c.device.in_(["auto", "cpu", "cuda", f"cuda:{gpu}"]))
+        wanted.append(jobs.c.device.in_([SEVERAL_GPUS] if several else ["auto", "cpu", "cuda", f"cuda:{gpu}"]))
     if gpu is not None:
         other = jobs.alias("other")
         held = exists().where(other.c.host == host, other.c.gpu == gpu, other.c.state.in_(ACTIVE_STATES))
