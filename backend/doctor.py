@@ -23,6 +23,7 @@ from backend.domain.records import Record
 from backend.logs import hide_credentials
 from backend.settings import Settings
 from backend.store import migrate
+from backend.store.queries.attempts import stranded
 from backend.store.session import FIRST_SAFE_WAL, Store, db_now
 from backend.store.workers import list_workers
 
@@ -185,13 +186,19 @@ def _workers(settings: Settings) -> Check:
     try:
         with store.read() as connection:
             found = list_workers(connection, seen_within_s=120.0)
+            waiting = stranded(connection)
     finally:
         store.close()
     if not found:
         remedy = "queued jobs wait until one runs: zoograft up, or zoograft worker"
         return Check(name="workers", state="warning", detail="none was seen in the last two minutes", remedy=remedy)
     shown = ", ".join(f"{one.name} ({'+'.join(one.queues)})" for one in found[:10])
-    return Check(name="workers", state="ok", detail=f"{len(found)} at work: {shown}")
+    detail = f"{len(found)} at work: {shown}"
+    if waiting:
+        detail = f"{waiting} queued jobs ask for a CUDA device that no worker has; {detail}"
+        remedy = "start a worker on a machine that has it, or cancel them and ask for device auto"
+        return Check(name="workers", state="warning", detail=detail, remedy=remedy)
+    return Check(name="workers", state="ok", detail=detail)
 
 
 def _devices(settings: Settings) -> Check:

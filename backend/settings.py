@@ -7,8 +7,24 @@ import sys
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+# What stands between a fault and its harm. Each can be switched off, for the test that shows what it is for.
+GUARDS: dict[str, str] = {
+    "fence": "a write carries the token of its attempt",
+    "reaper_guard": "no job is taken away until the database was reachable for two leases",
+    "immediate": "on SQLite a writer takes the lock before it reads",
+    "idempotency": "a key and its owner stand for one job",
+    "pdeathsig": "the kernel ends a process whose parent has died",
+    "parent_poll": "a process looks for its parent by itself",
+    "loss_signal": "an attempt that lost its lease is ended",
+    "cancel_kill": "a job that does not stop in time is ended by force",
+    "stall": "a step that does not come ends the attempt",
+    "gpu_lock": "one job at a time on a GPU of this machine",
+    "disk": "no job is taken where there is no room for its checkpoints",
+    "checksum": "a checkpoint is read only if it is what was written",
+}
 
 
 def default_data_dir() -> Path:
@@ -59,8 +75,16 @@ class Settings(BaseSettings):
     warm: bool = True
     max_image_pixels: int = Field(default=50_000_000, ge=1)
     log_format: str = Field(default="text", pattern="^(text|json)$")
-    # Off-switches of single guards, for the tests that show what each guard is for. Comma-separated names.
+    # Off-switches for tests only: names of GUARDS, by commas.
     disabled_guards: str = ""
+
+    @field_validator("disabled_guards")
+    @classmethod
+    def _known_guards(cls, value: str) -> str:
+        unknown = {part.strip() for part in value.split(",") if part.strip()} - GUARDS.keys()
+        if unknown:
+            raise ValueError(f"unknown guards {sorted(unknown)}; known are {sorted(GUARDS)}")
+        return value
 
     @cached_property
     def database(self) -> str:

@@ -3,6 +3,7 @@
     python -m benchmarks.chaos --full                 make chaos: at most a quarter of an hour on two cores
     python -m benchmarks.chaos --quick                one seed, three kills a store (tests/reliability/test_battery.py)
     python -m benchmarks.chaos --mutants              each guard taken away: its script must then fail
+    python -m benchmarks.chaos --nightly              the counts that do not fit into a quarter of an hour
 
 Seeded, each script bounded in time, two at once (they mostly wait; those that measure time run alone). Ends with one
 line `N passed, N failed`, writes benchmarks/results/chaos.json, exits 1 when one failed.
@@ -25,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SKIPPED = 77
 # These measure time, so nothing runs beside them.
-ALONE = ("throughput", "dup_submit", "claim_race")
+ALONE = ("throughput", "dup_submit", "claim_race", "load")
 
 
 @dataclass(frozen=True)
@@ -45,67 +46,86 @@ class Run:
 def full(seed: int) -> list[Run]:
     s = ("--seed", str(seed))
     stores = ("sqlite", "postgres", "postgres+redis")
+    kill = ("chaos_kill", "--count", "20", "--work", "transfer")
     return [
-        *(
-            Run("chaos_kill", ("--db", db, "--count", "20", "--work", "transfer", *s), limit_s=400)
-            for db in stores[::2]
-        ),
-        Run("chaos_kill", ("--db", "postgres", "--count", "20", *s)),
-        *(Run("chaos_zombie", ("--db", db, "--count", "8", *s), limit_s=300) for db in stores[:2]),
-        Run("chaos_pg", ("--db", "postgres", "--count", "5", "--outage-s", "60", *s)),
-        Run("chaos_redis", ("--count", "5", *s)),
-        *(Run("cancel_race", ("--db", db, "--count", "100", *s)) for db in stores[:2]),
-        *(Run("drain", ("--db", db, "--count", "10", *s)) for db in ("sqlite", "postgres+redis")),
-        Run("poison", ("--db", "sqlite", "--count", "10", *s)),
-        Run("disk_full", ("--db", "sqlite", "--count", "5", *s)),
-        Run("corrupt_ckpt", ("--count", "200", *s)),
-        Run("nan", ("--db", "sqlite", "--count", "30", *s)),
-        Run("clock", ("--count", "2", *s)),
-        Run("two_hosts", ("--count", "40", *s)),
-        *(Run("dup_submit", ("--db", db, *s)) for db in stores[:2]),
-        *(Run("claim_race", ("--db", db, "--count", "1500", *s)) for db in stores[:2]),
-        *(Run("state_machine", ("--db", db, "--count", "50", *s)) for db in stores[:2]),
-        *(Run("fault_injection", ("--db", db, "--stride", "3", *s)) for db in stores[:2]),
-        *(Run("throughput", ("--db", db, "--count", "1000", *s)) for db in stores[:2]),
+        *(run(*kill, "--db", db, *s, limit_s=400) for db in stores[::2]),
+        run("chaos_kill", "--db", "postgres", "--count", "20", *s),
+        *(run("chaos_kill", "--count", "5", "--jobs", "2", "--work", work, *s) for work in ("kdep", "remem")),
+        *(run("chaos_zombie", "--db", db, "--count", "20", *s, limit_s=400) for db in stores[:2]),
+        run("chaos_pg", "--db", "postgres", "--count", "5", "--outage-s", "60", *s),
+        run("chaos_redis", "--count", "5", *s),
+        *(run("cancel_race", "--db", db, "--count", "200", *s) for db in stores[:2]),
+        *(run("drain", "--db", db, "--count", "20", *s) for db in ("sqlite", "postgres+redis")),
+        run("poison", "--db", "sqlite", "--count", "10", *s),
+        run("disk_full", "--db", "sqlite", "--count", "10", *s),
+        run("corrupt_ckpt", "--count", "200", *s),
+        run("nan", "--db", "sqlite", "--count", "30", *s),
+        run("clock", "--count", "4", *s),
+        run("two_hosts", "--count", "40", *s),
+        *(run(script, *s) for script in ("orphans", "stall", "lost_lease", "one_gpu", "disk_room")),
+        *(run("dup_submit", "--db", db, *s) for db in stores[:2]),
+        *(run("claim_race", "--db", db, "--count", "1500", "--min-rate", "80", *s) for db in stores[:2]),
+        *(run("load", "--db", db, *s) for db in stores[:2]),
+        *(run("state_machine", "--db", db, "--count", "500", *s) for db in stores[:2]),
+        *(run("fault_injection", "--db", db, "--stride", "1", *s) for db in stores[:2]),
+        *(run("throughput", "--db", db, "--count", "1000", *s) for db in stores[:2]),
+    ]
+
+
+def nightly(seed: int) -> list[Run]:
+    s = ("--seed", str(seed))
+    stores = ("sqlite", "postgres", "postgres+redis")
+    return [
+        *(run("chaos_kill", "--db", db, "--count", "200", "--work", "transfer", *s, limit_s=3000) for db in stores),
+        *(run("chaos_kill", "--count", "20", "--work", work, *s, limit_s=900) for work in ("kdep", "remem")),
+        run("fuzz_images", "--images", "10000", "--bad", "500", *s, limit_s=1200),
+        *(run("state_machine", "--db", db, "--count", "5000", *s, limit_s=3000) for db in stores[:2]),
+        run("schemathesis_run", "--count", "1000", *s, limit_s=3000),
+        run("schemathesis_run", "--count", "300", "--phases", "stateful", *s, limit_s=3000),
+        *(run("list_10k", "--db", db, *s, limit_s=600) for db in stores[:2]),
+        *(run(script, *s, limit_s=600) for script in ("sec_routes", "sec_inputs")),
     ]
 
 
 def quick(seed: int) -> list[Run]:
     s = ("--seed", str(seed))
-    kill = ("--count", "3", "--jobs", "3", "--steps", "25", *s)
+    kill = ("chaos_kill", "--count", "3", "--jobs", "2", "--steps", "25", *s)
     return [
-        *(Run("chaos_kill", ("--db", db, *kill)) for db in ("sqlite", "postgres", "postgres+redis")),
-        Run("chaos_zombie", ("--db", "sqlite", "--count", "1", *s)),
-        Run("corrupt_ckpt", ("--count", "30", *s)),
-        Run("disk_full", ("--count", "1", *s)),
+        *(run(*kill, "--db", db) for db in ("sqlite", "postgres", "postgres+redis")),
+        run("chaos_zombie", "--db", "sqlite", "--count", "1", *s),
+        run("corrupt_ckpt", "--count", "30", *s),
+        run("disk_full", "--count", "1", *s),
+        run("two_hosts", "--count", "8", *s),
+        run("load", "--load-s", "3", *s),
     ]
 
 
 def mutants(seed: int) -> list[Run]:
+    """Every guard of `backend.settings.GUARDS` at least once."""
     s = ("--seed", str(seed))
+    outage = ("--outage-s", "6", "--heartbeat-s", "2.5", "--workers", "4")
     return [
-        Run("chaos_zombie", ("--count", "1", "--without", "fence", *s), fails=True),
-        Run("chaos_kill", ("--count", "4", "--jobs", "3", "--without", "pdeathsig,parent_poll", *s), fails=True),
-        Run(
-            "chaos_pg",
-            (
-                "--count",
-                "1",
-                "--outage-s",
-                "6",
-                "--heartbeat-s",
-                "2.5",
-                "--workers",
-                "4",
-                "--without",
-                "reaper_guard",
-                *s,
-            ),
-            fails=True,
-        ),
-        Run("cancel_race", ("--count", "4", "--deaf-share", "1", "--without", "cancel_kill", *s), fails=True),
-        Run("corrupt_ckpt", ("--count", "60", "--without", "checksum", *s), fails=True),
+        mutant("fence", "chaos_zombie", "--count", "1", *s),
+        mutant("reaper_guard", "chaos_pg", "--count", "1", *outage, *s),
+        mutant("immediate", "claim_race", "--count", "200", "--processes", "4", *s),
+        mutant("idempotency", "dup_submit", *s),
+        mutant("pdeathsig", "orphans", "--count", "1", *s),
+        mutant("parent_poll", "orphans", "--count", "1", *s),
+        mutant("loss_signal", "lost_lease", "--count", "1", *s),
+        mutant("cancel_kill", "cancel_race", "--count", "4", "--deaf-share", "1", *s),
+        mutant("stall", "stall", "--count", "1", "--workers", "1", *s),
+        mutant("gpu_lock", "one_gpu", "--count", "1", *s),
+        mutant("disk", "disk_room", "--count", "1", *s),
+        mutant("checksum", "corrupt_ckpt", "--count", "60", *s),
     ]
+
+
+def run(script: str, *arguments: str, limit_s: int = 240) -> Run:
+    return Run(script, arguments, limit_s)
+
+
+def mutant(guard: str, script: str, *arguments: str) -> Run:
+    return Run(script, (*arguments, "--without", guard), fails=True)
 
 
 def perform(run: Run) -> tuple[Run, str, float, str]:
@@ -150,11 +170,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--full", action="store_true", help="every script with its full counts (the default)")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--mutants", action="store_true")
+    parser.add_argument("--mutants", action="store_true", help="without each guard its script must fail")
+    parser.add_argument("--nightly", action="store_true", help="the counts that take longer")
     parser.add_argument("--only", default="", help="run only the scripts whose names contain this")
     parser.add_argument("--at-once", type=int, default=2)
     options = parser.parse_args()
-    runs = quick(options.seed) if options.quick else mutants(options.seed) if options.mutants else full(options.seed)
+    lists = {"quick": quick, "mutants": mutants, "nightly": nightly}
+    runs = next((make for name, make in lists.items() if getattr(options, name)), full)(options.seed)
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     table = []
     print(f"{'outcome':8} {'seconds':>8}  run")

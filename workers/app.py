@@ -138,11 +138,14 @@ class Worker:
         # Takes back the jobs of dead workers, also before the first message has come.
         keeper = Keeper(self.settings, store, lambda: None)
         keeper.start()
+        cuda = "gpu" in self._queues and bool(find_gpus())
         seen: set[UUID] = set()
         while not self._stop.wait(NET_S):
             try:
                 with store.read() as connection:
-                    waiting = {one for one, queue in jobs.claimable(connection, 100) if queue in self._queues}
+                    waiting = {
+                        one for one, queue in jobs.claimable(connection, 100, cuda=cuda) if queue in self._queues
+                    }
             except StoreUnavailable:
                 continue
             if waiting & seen and self._idle():

@@ -27,17 +27,18 @@ from importlib.metadata import version
 from uuid import UUID
 
 import structlog
+from sqlalchemy import Connection
 
 from backend import logs
 from backend.domain.errors import BadInput, StoreUnavailable, ZoograftError
 from backend.domain.jobs import TERMINAL, Job, JobState
 from backend.settings import Settings
 from backend.store import jobs, migrate
-from backend.store.queries.attempts import to_work
+from backend.store.queries.attempts import stranded, to_work
 from backend.store.session import Store
 from workers.attempts import Attempt, previous_cause, summary
 from workers.devices import GPU, find_gpus
-from workers.keeper import Keeper
+from workers.keeper import ANNOUNCE_S, Keeper
 from workers.lifecycle import Backoff
 from workers.slots import Nursery, Slot, make_slots
 from workers.wakeup import Doorbell
@@ -83,6 +84,8 @@ class Supervisor:
         self._idle_since = time.monotonic()
         self._drain_since: float | None = None
         self._told_full = False
+        self._tell_at = time.monotonic() + WARM_AFTER_S
+        self._stranded = 0
 
     # --- the three ways to work ------------------------------------------------------------------------------------
 
@@ -210,14 +213,16 @@ class Supervisor:
         return False
 
     def _claim_for(self, slot: Slot, job_id: UUID | None) -> bool:
+        # On one machine of its own there is nobody else to wait for: a job that insists on CUDA then fails and says so.
+        alone = job_id is not None and self.settings.embedded and not self._gpus()
         # A look costs no lock; only a claim that may succeed takes the writers' place.
         with self.store.read() as connection:
-            waiting = jobs.claimable(connection, LOOK_AHEAD)
+            waiting = jobs.claimable(connection, LOOK_AHEAD, cuda=alone or bool(self._gpus()))
+            self._tell_of_stranded(connection)
         self._store_back()
         promising = len(waiting) == LOOK_AHEAD or any(queue in slot.queues for _, queue in waiting)
         if not promising or not slot.seize(self.settings.guard("gpu_lock")):
             return False
-        cuda = slot.gpu is not None or (job_id is not None and self.settings.embedded and not self._gpus())
         with self.store.write() as connection:
             claim = jobs.claim(
                 connection,
@@ -225,7 +230,7 @@ class Supervisor:
                 host=self.host,
                 lease_s=self.settings.lease_s,
                 queues=slot.queues,
-                cuda=cuda,
+                cuda=alone or slot.gpu is not None,
                 gpu=None if slot.gpu is None else slot.gpu.index,
                 job_id=job_id,
             )
@@ -242,6 +247,16 @@ class Supervisor:
         slot.attempt.hand_over(last)
         log.info("claimed", job=str(claim.job.id), kind=claim.job.kind, attempt=claim.job.attempt, device=slot.device)
         return True
+
+    def _tell_of_stranded(self, connection: Connection) -> None:
+        """Say, when their number changes, how many jobs ask for a device that no worker has."""
+        if time.monotonic() < self._tell_at:
+            return
+        self._tell_at = time.monotonic() + ANNOUNCE_S
+        waiting, before = stranded(connection), self._stranded
+        self._stranded = waiting
+        if waiting > before:
+            log.warning("jobs ask for a CUDA device that no worker at work has; they wait", jobs=waiting)
 
     def _gpus(self) -> list[GPU]:
         return [slot.gpu for slot in self.slots if slot.gpu is not None]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,6 +25,8 @@ from backend.domain.jobs import TERMINAL, Job, JobEvent, JobState
 from backend.settings import Settings, cores_in_slots, environment
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from backend.store.session import Store
 
 Detach = Annotated[bool, typer.Option("--detach", help="Queue it and return; a running supervisor takes it.")]
@@ -34,6 +37,7 @@ INTERRUPTED, TERMINATED = 130, 143
 BAD_INPUT_CAUSES = frozenset({"bad_input", "not_found", "missing_extra"})
 POLL_S = 0.2
 PLAIN_EVERY_S = 2.0
+PATIENCE_S = 3.0
 RESTARTS = 3
 
 
@@ -139,11 +143,13 @@ def _follow(store: Store, id: UUID, supervisor: _Supervisor | None, progress: _P
 
     last = 0
     away = False
+    patience = _Patience(supervisor)
     while True:
         try:
             with store.read() as connection:
                 job = queries.job(connection, id)
                 events = queries.events(connection, id, after_id=last, types=("log", "progress", "state"))
+                why = patience.ask(connection, job)
         except StoreUnavailable:
             if not away:
                 note("the database does not answer; still trying")
@@ -151,6 +157,8 @@ def _follow(store: Store, id: UUID, supervisor: _Supervisor | None, progress: _P
             time.sleep(1.0)
             continue
         away = False
+        if why is not None:
+            progress.say(f"{progress.title}: {why}")
         for event in events:
             last = event.id
             progress.hear(event)
@@ -161,6 +169,26 @@ def _follow(store: Store, id: UUID, supervisor: _Supervisor | None, progress: _P
             if supervisor is not None:
                 supervisor.check()
             time.sleep(POLL_S)
+
+
+class _Patience:
+    """After a moment of waiting says once what for, and again when that changes; our own supervisor is let to start."""
+
+    def __init__(self, supervisor: _Supervisor | None) -> None:
+        self.supervisor = supervisor
+        self.told: str | None = None
+        self.ask_at = time.monotonic() + PATIENCE_S
+
+    def ask(self, connection: Connection, job: Job) -> str | None:
+        from backend.store.queries.attempts import waiting_for
+
+        waits = job.state == JobState.QUEUED or (job.kind == "study" and job.state not in TERMINAL)
+        if not waits or time.monotonic() < self.ask_at:
+            return None
+        self.ask_at = time.monotonic() + PATIENCE_S
+        own = None if self.supervisor is None else self.supervisor.name
+        before, self.told = self.told, waiting_for(connection, job.id, own=own)
+        return None if self.told == before else self.told
 
 
 def _wait(store: Store, id: UUID, seconds: float) -> Job:
@@ -212,6 +240,11 @@ class _Supervisor:
             raise ZoograftError(f"the supervisor ended {self.starts} times (exit {code}):\n{_tail(self.log)}")
         time.sleep(0.5 * self.starts)
         self.start()
+
+    @property
+    def name(self) -> str:
+        """As it announces itself in the store."""
+        return f"{socket.gethostname()}:{self.process.pid}"
 
     def stop(self) -> None:
         if self.process.poll() is None:
@@ -296,11 +329,11 @@ class _Progress:
             return
         if event.type == "state":
             if event.data.get("cause") and event.data.get("to") in ("queued", "running"):
-                self._line(f"{self.title}: {event.data['to']} again ({event.data['cause']})")
+                self.say(f"{self.title}: {event.data['to']} again ({event.data['cause']})")
             return
         text = event.data.get("message")
         if text:
-            self._line(str(text))
+            self.say(str(text))
 
     def show(self, job: Job) -> None:
         step, total = job.progress.step, job.progress.total
@@ -327,7 +360,8 @@ class _Progress:
             return None
         return (step - self._began[1]) / (now - self._began[0])
 
-    def _line(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """A line of its own, whatever else is shown."""
         if self._bar is not None:
             from rich.text import Text
 
