@@ -1,6 +1,7 @@
 """T3: Postgres is stopped at once (`immediate`), killed, and stays away longer than any lease, while jobs run.
 
-Nobody may take a healthy worker's job (no attempt is charged), and every result is exact. Without the reaper's guard
+Nobody may take a healthy worker's job (no attempt is charged), and every result is exact; REST says 503 and when to
+come again, and answers again within five seconds. Without the reaper's guard
 (`--without reaper_guard`) the outage makes healthy jobs look dead.
 """
 
@@ -8,6 +9,7 @@ import sys
 import time
 
 from tests.reliability.harness import arguments, check_exact, laboratory, sleep_digest, verdict
+from tests.reliability.web import Web, web
 
 
 def main() -> int:
@@ -15,7 +17,10 @@ def main() -> int:
     options.db = "postgres+redis" if options.db.endswith("redis") else "postgres"
     chance = options.random
     began = time.monotonic()
-    with laboratory(options.db, without=options.without, heartbeat_s=options.heartbeat_s) as lab:
+    with (
+        laboratory(options.db, without=options.without, heartbeat_s=options.heartbeat_s) as lab,
+        web(lab) as server,
+    ):
         assert lab.postgres is not None
         for _ in range(options.workers):
             lab.worker()
@@ -34,14 +39,14 @@ def main() -> int:
             ids += lab.submit({"steps": options.steps, "step_s": 0.1}, options.workers)
         time.sleep(1.5)
         lab.postgres.immediate()
+        breaches = _check_away(server)
         time.sleep(options.outage_s)
         lab.postgres.restart()
         back = time.monotonic()
-        answered = lab.until(lambda: lab.job(ids[0]) is not None, 10)
+        answered = lab.until(lambda: _status(server, "/readyz") == _status(server, f"/api/v1/jobs/{ids[0]}") == 200, 10)
         recovery_s = round(time.monotonic() - back, 2)
-        finished = lab.wait(ids, 240)
-        breaches = [] if finished else ["not every job ended"]
-        breaches += [] if answered and recovery_s < 5 else [f"the store took {recovery_s} s to answer again"]
+        breaches += [] if lab.wait(ids, 240) else ["not every job ended"]
+        breaches += [] if answered and recovery_s < 5 else [f"REST took {recovery_s} s to answer again"]
         breaches += check_exact(lab, ids, sleep_digest(options.steps))
         attempts = [lab.job(one).attempt for one in ids]
         reaps = lab.losses()
@@ -59,8 +64,21 @@ def main() -> int:
         jobs=len(ids),
         attempts=attempts,
         reaps=reaps,
+        recovery_s=recovery_s,
         seconds=seconds,
     )
+
+
+def _status(server: Web, path: str) -> int:
+    return server.client.get(path).status_code
+
+
+def _check_away(server: Web) -> list[str]:
+    """What the web process says while there is no database."""
+    found = {path: server.client.get(path) for path in ("/api/v1/jobs", "/readyz", "/healthz")}
+    statuses = {path: answer.status_code for path, answer in found.items()}
+    breaches = [] if statuses == {"/api/v1/jobs": 503, "/readyz": 503, "/healthz": 200} else [f"answers {statuses}"]
+    return breaches + ([] if "retry-after" in found["/api/v1/jobs"].headers else ["503 without Retry-After"])
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from sqlalchemy import func, select
 from backend.domain.errors import StoreUnavailable
 from backend.domain.jobs import TERMINAL, Job
 from backend.queue import Dispatcher, device_for, queue_for
-from backend.settings import Settings
+from backend.settings import GUARDS, Settings
 from backend.store import jobs, migrate
 from backend.store.job_records import new_id
 from backend.store.session import Store
@@ -203,17 +203,9 @@ class Lab:
         if wrong:
             raise RuntimeError(f"the catalog was not made: {wrong}")
 
-    def submit_transfers(self, count: int, epochs: int = 2) -> list[UUID]:
-        """Real transfers (KL+DP) between the two, alike but for the name of the student they save."""
-        method = {"method": "kl_dp", "epochs": epochs, "batch_size": 32, "lr": 0.01, "seed": 3}
-        shared = {"teachers": ["test_resnet"], "student": "test_efficientnet", "dataset": "digits", "method": method}
-        subset = {"limit": 320, "seed": 1}
-        return [
-            self.submit(
-                {**shared, "subset": subset, "control": False, "save_as": f"student-{new_id()}"}, kind="transfer"
-            )[0]
-            for _ in range(count)
-        ]
+    def submit_saving(self, spec: dict[str, Any], count: int, kind: str) -> list[UUID]:
+        """Jobs that are alike but for the name of what they save."""
+        return [self.submit({**spec, "save_as": f"saved-{new_id()}"}, kind=kind)[0] for _ in range(count)]
 
     def job(self, job_id: UUID) -> Job:
         with self.store.read() as connection:
@@ -259,9 +251,9 @@ class Lab:
             query = select(job_events.c.data).where(job_events.c.type == "state")
             return sum(data.get("cause") == "worker_lost" for data in connection.scalars(query))
 
-    def count_events(self) -> int:
+    def count_jobs(self) -> int:
         with self.store.read() as connection:
-            return int(connection.scalar(select(func.count()).select_from(job_events)) or 0)
+            return int(connection.scalar(select(func.count()).select_from(jobs_table)) or 0)
 
     # --- what must not be left -------------------------------------------------------------------------------------
 
@@ -338,6 +330,8 @@ def arguments(description: str, count: int, **extra: Any) -> argparse.Namespace:
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     options.without = [one for one in options.without.split(",") if one]
+    if unknown := set(options.without) - GUARDS.keys():
+        parser.error(f"unknown guards {sorted(unknown)}; known are {sorted(GUARDS)}")
     options.random = random.Random(options.seed)
     return options
 
