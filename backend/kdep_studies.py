@@ -17,6 +17,7 @@ from backend.domain.kdep_studies import (
     KdepTable,
     is_kdep_study,
     kdep_row,
+    method_labels,
     plan_kdep_study,
     summarise_kdep,
 )
@@ -89,6 +90,7 @@ def kdep_study_table(connection: Connection, study_id: UUID) -> KdepTable:
         raise NotFound("study", str(study_id), f"that job is a {job.kind} without a KDEP study")
     spec = parse_kdep_study(job.spec)
     labels = {canonical_json(dump_spec(one.spec)): one.key for one in plan_kdep_study(spec) if one.kind == "kdep"}
+    methods = method_labels(spec)
     tries: list[Job] = [job]
     while tries[-1].retry_of is not None:
         tries.append(jobs.get(connection, tries[-1].retry_of))
@@ -104,9 +106,26 @@ def kdep_study_table(connection: Connection, study_id: UUID) -> KdepTable:
             continue
         state, result = latest[text].state, latest[text].result
         if state is JobState.SUCCEEDED and result is not None:
-            rows.append(kdep_row(str(latest[text].id), key.split(" | ")[0], latest[text].spec, result))
+            label = key.split(" | ")[0]
+            rows.append(
+                kdep_row(
+                    str(latest[text].id),
+                    label,
+                    latest[text].spec,
+                    result,
+                    method=methods.get(label),
+                    job_s=_seconds(latest[text]),
+                )
+            )
         elif state in TERMINAL:
             failed += 1
         else:
             waiting += 1
     return summarise_kdep(rows, failed, waiting)
+
+
+def _seconds(job: Job) -> float | None:
+    """From the start of its last attempt to its end."""
+    if job.started_at is None or job.finished_at is None:
+        return None
+    return (job.finished_at - job.started_at).total_seconds()

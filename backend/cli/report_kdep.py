@@ -85,17 +85,18 @@ def _methods(table: KdepTable) -> list[Any]:
     if table.differences:
         blocks.append(
             Table(
-                ("difference", "teacher", "pairs", "downstream average"),
+                ("difference", "teacher", "share of the images", "pairs", "downstream average"),
                 [
                     (
                         f"{one.label} − {one.baseline}",
                         one.teacher or "no teacher",
+                        formats.percent(one.share, 0),
                         str(len(one.difference.values)),
                         f"{formats.signed_percent(one.difference.mean)} {_ends(one.difference, signed=True)}".strip(),
                     )
                     for one in table.differences
                 ],
-                "Paired over share and seed.",
+                "Paired by seed.",
                 words=2,
             )
         )
@@ -112,6 +113,12 @@ def _figures(table: KdepTable) -> list[Plot | Text]:
             "Downstream sets",
             "On the largest share of the images.",
             lambda s: kdep.downstream_sets(shown, s),
+            wide=True,
+        ),
+        plot(
+            "Downstream average by the images seen",
+            "Epochs × images: what the pre-training cost.",
+            lambda s: kdep.over_images_seen(shown, s),
             wide=True,
         ),
     ]

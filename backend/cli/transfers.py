@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -150,7 +151,11 @@ def kdep(
         str | None, typer.Option(help="The model whose features are learnt; none with method=supervised or none.")
     ] = None,
     downstream: Annotated[
-        list[str] | None, typer.Option("--downstream", help="Also fine-tune on this data set, to measure. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--downstream",
+            help="Also fine-tune on this, to measure: NAME, segmentation:FOLDER or detection:FOLDER. Repeatable.",
+        ),
     ] = None,
     settings: Set = None,
     train_split: TrainSplit = None,
@@ -168,12 +173,15 @@ def kdep(
     zoograft kdep --teacher resnet18 --student mobilenetv3_small_050 --dataset digits --set epochs=5
 
     zoograft kdep --teacher big --student small --dataset photos --set align=svd --downstream birds --downstream cars
+
+    zoograft kdep --student small --dataset photos --set method=none --downstream segmentation:streets
+        --set downstream_params.lrs=0.1,0.03
     """
     options = {
         "teacher": teacher,
         "student": student,
         "dataset": dataset,
-        "downstream": list(downstream) if downstream else None,
+        "downstream": [_located(one) for one in downstream] if downstream else None,
         "train_split": train_split,
         "split": split,
         "subset": subset(share, limit, subset_seed),
@@ -181,6 +189,12 @@ def kdep(
         "device": device,
     }
     run_job("kdep", spec_of("kdep", options, parse_settings(settings or [])), json=json, detach=detach)
+
+
+def _located(source: str) -> str:
+    """`TASK:FOLDER` with the folder's whole path, because the worker may run elsewhere; a name as it is."""
+    task, colon, folder = source.partition(":")
+    return f"{task}:{Path(folder).expanduser().resolve()}" if colon and folder else source
 
 
 def subset(share: float | None, limit: int | None, seed: int | None) -> dict[str, Any] | None:
@@ -191,7 +205,8 @@ def subset(share: float | None, limit: int | None, seed: int | None) -> dict[str
 
 
 def spec_of(kind: str, options: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The spec of a job kind from options and `--set`: settings go into its `params`, or are its own fields.
+    """The spec of a job kind from options and `--set`: settings go into its `params`, or are its own fields; with a
+    dot, as in `downstream_params.lrs`, into that field.
 
     Raises:
         BadInput: an option or setting that this kind does not have.
@@ -212,7 +227,10 @@ def spec_of(kind: str, options: Mapping[str, Any], settings: Mapping[str, Any]) 
         elif (name, value) != ("device", "auto"):
             raise BadInput(f"--{name.replace('_', '-')}", value, f"{kind} takes {_names(fields)}")
     for name, value in settings.items():
-        if "params" in fields:
+        part, dot, inner = name.partition(".")
+        if dot and part in fields and part not in options:
+            spec.setdefault(part, {})[inner] = value
+        elif "params" in fields:
             spec.setdefault("params", {})[name] = value
         elif name in fields and name not in options:
             spec[name] = value

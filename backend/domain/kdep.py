@@ -7,16 +7,19 @@ D_t, D_s: width of the teacher's and the student's pooled penultimate feature; s
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from backend.domain.datasets import Subset
-from backend.domain.errors import BadInput
+from backend.domain.downstream import DownstreamParams as DownstreamParams
+from backend.domain.downstream import DownstreamResult as DownstreamResult
+from backend.domain.downstream import DownstreamSet as DownstreamSet
+from backend.domain.downstream import DownstreamSource as DownstreamSource
+from backend.domain.downstream import Estimate as Estimate
+from backend.domain.downstream import estimate as estimate
 from backend.domain.methods import Augment, TrainingParams
-from backend.domain.records import Fraction, Name, Record, Seed
+from backend.domain.records import Fraction, Name, Record
 
 Align = Literal[
     "svd", "channel_variance", "channel_random", "interpolate_linear", "interpolate_nearest",
@@ -88,43 +91,6 @@ class KdepParams(TrainingParams):
     def learnable(self) -> bool:
         """Whether the aligner is trained along with the student."""
         return self.method == "features" and self.align in LEARNABLE_ALIGNS
-
-
-class DownstreamParams(Record):
-    """How a student is fine-tuned on each set."""
-
-    epochs: Annotated[int, Field(ge=1, le=10_000)] = 50
-    batch_size: Annotated[int, Field(ge=2, le=65_536)] = 64
-    lrs: Annotated[tuple[float, ...], Field(min_length=1, max_length=32)] = (0.1, 0.03, 0.01, 0.003)
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0, le=10)] = 5e-4
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=3, max_length=100)] = (0, 1, 2)
-    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
-
-    @model_validator(mode="after")
-    def _sane(self) -> DownstreamParams:
-        if any(not (math.isfinite(lr) and 0 < lr <= 100) for lr in self.lrs) or len(set(self.lrs)) != len(self.lrs):
-            raise ValueError("lrs: expected different learning rates above 0 and at most 100")
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("seeds: a seed is named twice")
-        return self
-
-
-class DownstreamSource(Record):
-    """A data set to fine-tune on. Without a validation split, `validation_share` of each training class is held out."""
-
-    dataset: Name
-    train_split: Name | None = None
-    validation_split: Name | None = None
-    test_split: Name | None = None
-    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    metric: Literal["top1", "mean_per_class"] = "top1"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_name(cls, source: Any) -> Any:
-        """A name alone means that data set with its obvious splits."""
-        return {"dataset": source} if isinstance(source, str) else source
 
 
 class KdepSpec(Record):
@@ -214,53 +180,6 @@ class TeacherScore(Record):
     accuracy: Fraction | None
     compactness: float | None
     logme: float
-
-
-class Estimate(Record):
-    """A mean over seeds with Student's t interval; null bounds with a single seed."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    values: tuple[float, ...]
-
-
-def estimate(values: Sequence[float], level: float = 0.95) -> Estimate:
-    """Mean and Student's t interval; without bounds for a single value.
-
-    Raises:
-        BadInput: no values.
-    """
-    from scipy.special import stdtrit  # every web process imports these records; few of them need a quantile
-
-    if not values:
-        raise BadInput("values", [], "expected at least one score")
-    n = len(values)
-    mean = math.fsum(values) / n
-    if n == 1:
-        return Estimate(mean=mean, low=None, high=None, values=tuple(values))
-    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = float(stdtrit(n - 1, 0.5 + level / 2)) * std / math.sqrt(n)
-    return Estimate(mean=mean, low=mean - half, high=mean + half, values=tuple(values))
-
-
-class DownstreamSet(Record):
-    """Fine-tuning on one data set: the learning rate is the best on validation, the estimate is on test."""
-
-    dataset: str
-    metric: Literal["top1", "mean_per_class", "miou", "ap", "ap50", "ap75"] = "top1"
-    lr: float
-    validation: dict[str, float]
-    test: Estimate
-
-
-class DownstreamResult(Record):
-    """A pre-trained student fine-tuned on several sets; `average` is over sets, seed by seed."""
-
-    model: str
-    seeds: tuple[Seed, ...]
-    sets: tuple[DownstreamSet, ...]
-    average: Estimate
 
 
 class KdepResult(Record):

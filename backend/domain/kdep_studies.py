@@ -16,10 +16,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from backend.domain.catalog import ModelSpec
 from backend.domain.datasets import DatasetSpec, Subset
+from backend.domain.device_choice import Device
 from backend.domain.errors import BadInput
 from backend.domain.kdep import DownstreamParams, DownstreamSource, Estimate, KdepParams, KdepSpec, estimate
 from backend.domain.records import Fraction, Name, Record, Seed, bad_input
-from backend.domain.specs import Device, RegisterSpec
+from backend.domain.specs import RegisterSpec
 from backend.domain.studies import StudyChild
 
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -67,6 +68,21 @@ def is_kdep_study(content: Any) -> bool:
     return isinstance(content, (Mapping, KdepStudySpec)) and dict(content).get("study") == "kdep"
 
 
+def method_labels(spec: KdepStudySpec) -> dict[str, str]:
+    """Label → the method's own, without what the grid adds."""
+    return {_label(method, chosen): str(method["label"]) for method in spec.methods for chosen in _cells(spec, method)}
+
+
+def _cells(spec: KdepStudySpec, method: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every combination of the grid's axes that the method leaves open."""
+    axes = {name: values for name, values in spec.grid.items() if name not in method}
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def _label(method: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
+    return str(method["label"]) + "".join(f" {name}={value}" for name, value in chosen.items())
+
+
 def kdep_variants(spec: KdepStudySpec) -> dict[str, KdepParams]:
     """Label → params: every method with every combination of the grid that it leaves open.
 
@@ -76,10 +92,8 @@ def kdep_variants(spec: KdepStudySpec) -> dict[str, KdepParams]:
     found: dict[str, KdepParams] = {}
     for method in spec.methods:
         own = {name: value for name, value in method.items() if name != "label"}
-        axes = {name: values for name, values in spec.grid.items() if name not in own}
-        for values in itertools.product(*axes.values()):
-            chosen = dict(zip(axes, values, strict=True))
-            label = str(method["label"]) + "".join(f" {name}={value}" for name, value in chosen.items())
+        for chosen in _cells(spec, method):
+            label = _label(method, chosen)
             try:
                 found[label] = KdepParams.model_validate({**spec.settings, **own, **chosen})
             except ValidationError as error:
@@ -127,17 +141,26 @@ def _student(spec: KdepStudySpec, seed: int) -> str:
 
 
 class KdepRow(Record):
-    """One finished pre-training. Scores are fractions: each set's mean over fine-tuning seeds, and their average."""
+    """One finished pre-training. Scores are fractions: each set's mean over fine-tuning seeds, and their average over
+    the sets of classification (over all, where there are none).
+
+    `method` is the label in the file, `label` the same with what the grid adds. Time: `images_seen` is epochs ×
+    samples, what the paper counts; `job_s` is what the job took here, teacher and fine-tunings included.
+    """
 
     job_id: str
+    method: str
     label: str
     teacher: Name | None
     share: Share
     seed: Seed
     epochs: int
     n_samples: int
+    images_seen: int
+    job_s: float | None = None
     average: Fraction
     sets: dict[str, Fraction]
+    metrics: dict[str, str] = Field(default_factory=dict)
     lrs: dict[str, float]
     loss_last: float | None = None
     variance_share: Fraction | None = None
@@ -146,23 +169,31 @@ class KdepRow(Record):
 
 
 class KdepSummary(Record):
-    """One method with one teacher on one share of the data, over seeds: a point of figure 1, a line of the tables."""
+    """One method with one teacher on one share of the data, over seeds: a point of figure 1, a line of the tables.
 
+    `images_seen` and `job_s` are means over seeds.
+    """
+
+    method: str
     label: str
     teacher: Name | None
     share: Share
     epochs: int
+    images_seen: int
+    job_s: float | None = None
     average: Estimate
     sets: dict[str, Estimate]
+    metrics: dict[str, str] = Field(default_factory=dict)
 
 
 class KdepDifference(Record):
-    """`label` − `baseline` on the downstream average, paired over share and seed (and the teacher, where both have
+    """`label` − `baseline` on the downstream average at one share, paired by seed (and by teacher, where both have
     one)."""
 
     label: str
     baseline: str
     teacher: Name | None
+    share: Share = 1.0
     difference: Estimate
 
 
@@ -176,20 +207,33 @@ class KdepTable(Record):
     n_open: int = 0
 
 
-def kdep_row(job_id: str, label: str, spec: Mapping[str, Any], result: Mapping[str, Any]) -> KdepRow:
-    """One row from a KDEP job's spec and result."""
+def kdep_row(
+    job_id: str,
+    label: str,
+    spec: Mapping[str, Any],
+    result: Mapping[str, Any],
+    *,
+    method: str | None = None,
+    job_s: float | None = None,
+) -> KdepRow:
+    """One row from a KDEP job's spec and result; `method` is the label without what a grid added to it."""
     downstream = result["downstream"]
     alignment = (result.get("alignments") or [{}])[0]
+    trained = spec["params"].get("method") != "none"
     return KdepRow(
         job_id=job_id,
+        method=method or label,
         label=label,
         teacher=result.get("teacher"),
         share=(spec.get("subset") or {}).get("share") or 1.0,
         seed=spec["params"]["seed"],
         epochs=spec["params"]["epochs"],
         n_samples=result["n_samples"],
+        images_seen=spec["params"]["epochs"] * result["n_samples"] if trained else 0,
+        job_s=job_s,
         average=downstream["average"]["mean"],
         sets={one["dataset"]: one["test"]["mean"] for one in downstream["sets"]},
+        metrics={one["dataset"]: one.get("metric", "top1") for one in downstream["sets"]},
         lrs={one["dataset"]: one["lr"] for one in downstream["sets"]},
         loss_last=result.get("loss_last"),
         **{name: alignment.get(name) for name in ("variance_share", "std_ratio_before", "std_ratio_after")},
@@ -207,12 +251,16 @@ def summarise_kdep(rows: Iterable[KdepRow], n_failed: int = 0, n_open: int = 0) 
         names = [name for name in found[0].sets if all(name in row.sets for row in found)]
         summaries.append(
             KdepSummary(
+                method=found[0].method,
                 label=label,
                 teacher=teacher,
                 share=share,
                 epochs=found[0].epochs,
+                images_seen=round(sum(row.images_seen for row in found) / len(found)),
+                job_s=_mean([row.job_s for row in found]),
                 average=estimate([row.average for row in found]),
                 sets={name: estimate([row.sets[name] for row in found]) for name in names},
+                metrics={name: found[0].metrics[name] for name in names if name in found[0].metrics},
             )
         )
     return KdepTable(
@@ -224,19 +272,27 @@ def summarise_kdep(rows: Iterable[KdepRow], n_failed: int = 0, n_open: int = 0) 
     )
 
 
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
 def _differences(rows: Sequence[KdepRow]) -> Iterable[KdepDifference]:
+    """The first label minus each other one, on every share alone: over shares the same seed would count twice."""
     labels = list(dict.fromkeys(row.label for row in rows))
     if not labels:
         return
-    label = labels[0]
+    first = [row for row in rows if row.label == labels[0]]
     for baseline in labels[1:]:
-        for teacher in dict.fromkeys(row.teacher for row in rows if row.label == label):
-            mine = {(row.share, row.seed): row.average for row in rows if (row.label, row.teacher) == (label, teacher)}
+        for teacher, share in dict.fromkeys((row.teacher, row.share) for row in first):
             theirs = {
-                (row.share, row.seed): row.average
+                row.seed: row.average
                 for row in rows
-                if row.label == baseline and row.teacher in (teacher, None)
+                if row.label == baseline and row.share == share and row.teacher in (teacher, None)
             }
-            paired = [mine[key] - theirs[key] for key in mine if key in theirs]
+            mine = {row.seed: row.average for row in first if (row.teacher, row.share) == (teacher, share)}
+            paired = [mine[seed] - theirs[seed] for seed in mine if seed in theirs]
             if paired:
-                yield KdepDifference(label=label, baseline=baseline, teacher=teacher, difference=estimate(paired))
+                yield KdepDifference(
+                    label=labels[0], baseline=baseline, teacher=teacher, share=share, difference=estimate(paired)
+                )

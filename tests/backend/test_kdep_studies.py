@@ -1,7 +1,9 @@
 """A KDEP study through the store: submitted as a tree, its table gathered from its children's results."""
 
+import csv
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from backend.cli.study_table import print_study, write_rows
@@ -78,8 +80,8 @@ def test_the_examples_are_studies(name: str, n_jobs: int) -> None:
 
 def test_the_table_is_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def row(label: str, seed: int, score: float) -> KdepRow:
-        where = {"teacher": None, "share": 1.0, "epochs": 2, "n_samples": 9, "lrs": {"birds": 0.1}}
-        return KdepRow(job_id="j", label=label, seed=seed, average=score, sets={"birds": score}, **where)
+        where = {"teacher": None, "share": 1.0, "epochs": 2, "n_samples": 9, "images_seen": 18, "lrs": {"birds": 0.1}}
+        return KdepRow(job_id="j", method=label, label=label, seed=seed, average=score, sets={"birds": score}, **where)
 
     table = summarise_kdep([row("a", 0, 0.6), row("a", 1, 0.7), row("b", 0, 0.5), row("b", 1, 0.5)])
     print_study(table)
@@ -87,8 +89,16 @@ def test_the_table_is_printed_and_written(tmp_path: Path, capsys: pytest.Capture
     assert "birds" in printed
     assert "a − b, 2 paired seeds: +15.00" in printed
     write_rows(table, tmp_path / "rows.csv")
-    assert (tmp_path / "rows.csv").read_text().splitlines()[0].endswith(",birds")
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["method"], row["seed"], float(row["birds"])) for row in rows[:2]] == [("a", "0", 0.6), ("a", "1", 0.7)]
+    assert [float(row["mean"]) for row in rows] == pytest.approx([0.65, 0.65, 0.5, 0.5])
+    assert float(rows[0]["mean_low"]) < 0.65 < float(rows[0]["mean_high"])
+    assert [row["compared"] for row in rows] == ["", "", "a", "a"]
+    assert float(rows[2]["difference"]) == pytest.approx(0.15)
+    assert float(rows[2]["difference_low"]) < 0.15 < float(rows[2]["difference_high"])
     write_rows(table, tmp_path / "rows.parquet")
+    assert pq.read_table(tmp_path / "rows.parquet").to_pylist()[3]["difference"] == pytest.approx(0.15)
     with pytest.raises(BadInput, match=r"csv or \.parquet"):
         write_rows(table, tmp_path / "rows.txt")
     print_study(summarise_kdep([]))

@@ -6,35 +6,28 @@ training: a killed job ends in the same bits as an undisturbed one.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from sqlalchemy import Connection
-from torch import Tensor
 
 from backend.domain.catalog import Lineage, Model, Preprocessing
-from backend.domain.datasets import Dataset, Subset, choose_split
-from backend.domain.errors import BadInput
-from backend.domain.kdep import DownstreamResult, DownstreamSource, KdepResult, KdepSpec
-from backend.domain.methods import TrainingParams
-from backend.domain.progress import Progress
+from backend.domain.datasets import Dataset
+from backend.domain.kdep import KdepResult, KdepSpec
 from backend.domain.records import content_hash
 from backend.store import catalog
-from workers.inputs.canvas import Canvas, common_view
+from workers.inputs.canvas import MEMORY_BYTES, Canvas, common_view
 from workers.inputs.datasets import open_split
 from workers.inputs.models import build, count_parameters, hash_weights, save_student, wrap
 from workers.lifecycle import RunningJob
-from workers.science.augment import as_images
-from workers.science.kdep.downstream import DownstreamRun, DownstreamTask, Evaluation, Scores, classification_task
+from workers.science.kdep.downstream import DownstreamRun, Scores
 from workers.science.kdep.pretrain import Cache, Prepared, prepare
 from workers.science.preprocessed import Preprocessed
 from workers.science.tensor_batches import TensorBatches
 from workers.science.training import Training, fit
+from workers.tasks.downstream import downstream_tasks, yield_downstream
 from workers.tasks.provenance import provenance
 from workers.tasks.students import student_name
 from workers.tasks.transfer import yield_through
@@ -60,7 +53,9 @@ def run(job: RunningJob) -> dict[str, Any]:
     view = common_view(others, _preprocessing(entry))
     if params.augment == "rrc":
         view = view.model_copy(update={"crop_pct": 1.0})
-    canvas = Canvas(images, spec.subset.indices(images.labels), view)
+    indices = spec.subset.indices(images.labels)
+    # Method none looks at no image: nothing is decoded for it.
+    canvas = Canvas(images, indices, view, memory_bytes=0 if params.method == "none" else MEMORY_BYTES)
     size = None if params.augment == "none" else view.input_size[1]
 
     def batches(prepared: Prepared | None = None) -> TensorBatches:
@@ -96,7 +91,7 @@ def run(job: RunningJob) -> dict[str, Any]:
     total = n_steps + len(tasks) * (len(spec.downstream_params.lrs) + len(spec.downstream_params.seeds) - 1)
 
     def keep() -> dict[str, Any]:
-        scores = [[*key, one.validation, one.test] for key, one in known.items()]
+        scores = [[*key, one.validation, one.test, dict(one.others)] for key, one in known.items()]
         kept: dict[str, Any] = {"losses": losses, "known": scores}
         return kept if training is None else {**kept, "training": training.state_dict()}
 
@@ -153,91 +148,6 @@ def run(job: RunningJob) -> dict[str, Any]:
             threads=torch.get_num_threads(),
         ),
     }
-
-
-def yield_downstream(
-    job: RunningJob, steps: Generator[Progress, None, DownstreamResult], before: int, total: int
-) -> DownstreamResult:
-    """Record the fine-tunings behind the steps of the pre-training; gives their result."""
-    while True:
-        try:
-            progress = next(steps)
-        except StopIteration as end:
-            result: DownstreamResult = end.value
-            return result
-        shown = {f"downstream/{name}": value for name, value in progress.metrics.items()}
-        moved = {"step": before + progress.step, "total": total, "unit": "steps", "metrics": shown}
-        job.record(progress.model_copy(update=moved))
-
-
-def downstream_tasks(job: RunningJob, spec: KdepSpec, student: Preprocessed) -> list[DownstreamTask]:
-    """A fine-tuning task for each downstream data set, its images decoded at the student's size.
-
-    Raises:
-        BadInput: a split that is missing, or splits that are one and the same.
-    """
-    with job.store.read() as connection:
-        entry = catalog.get_model(connection, spec.student)
-        datasets = [catalog.get_dataset(connection, source.dataset) for source in spec.downstream]
-    return [
-        _downstream_task(job, spec, source, dataset, student, _preprocessing(entry))
-        for source, dataset in zip(spec.downstream, datasets, strict=True)
-    ]
-
-
-def _downstream_task(
-    job: RunningJob,
-    spec: KdepSpec,
-    source: DownstreamSource,
-    dataset: Dataset,
-    student: Preprocessed,
-    preprocessing: Preprocessing,
-) -> DownstreamTask:
-    params = spec.downstream_params
-    train_name, test_name = dataset.training_split(source.train_split), source.test_split
-    if test_name is None:
-        test_name = choose_split(dataset, None, ("test", "val", "validation"))
-    if test_name == train_name or source.validation_split in (train_name, test_name):
-        expected = f"different splits to train, choose and test on; of {dataset.name!r}: {sorted(dataset.splits)}"
-        raise BadInput("downstream", [train_name, source.validation_split, test_name], expected)
-    view = preprocessing.model_copy(update={"mean": (0.5,), "std": (0.5,)})
-
-    def canvas(split: str, positions: NDArray[np.int64] | None = None) -> Canvas:
-        images = open_split(dataset, split, job.settings)
-        return Canvas(images, Subset().indices(images.labels) if positions is None else positions, view)
-
-    test = canvas(test_name)
-    if source.validation_split is not None:
-        train, validation = canvas(train_name), canvas(source.validation_split)
-    else:
-        labels = open_split(dataset, train_name, job.settings).labels
-        held_out = Subset(share=source.validation_share).indices(labels)
-        train = canvas(train_name, np.setdiff1d(np.arange(len(labels)), held_out))
-        validation = canvas(train_name, held_out)
-
-    def batches_of(seed: int) -> TensorBatches:
-        settings = TrainingParams(epochs=params.epochs, batch_size=params.batch_size, augment="flip", seed=seed)
-        return TensorBatches(train, train.labels, settings, n_classes=dataset.n_classes)  # type: ignore[arg-type]
-
-    def evaluation(pixels: Canvas) -> Evaluation:
-        def batches() -> Iterator[tuple[Tensor, Tensor]]:
-            for start in range(0, len(pixels), 256):
-                part = slice(start, min(start + 256, len(pixels)))
-                yield as_images(pixels[part]), pixels.labels[part]
-
-        return batches
-
-    return classification_task(
-        dataset.name,
-        student,
-        dataset.n_classes,
-        batches_of,
-        evaluation(validation),
-        evaluation(test),
-        params,
-        metric=source.metric,
-        device=job.device,
-    )
 
 
 def _with_head(entry: Model, teacher: Model | None, dataset: Dataset, method: str) -> Model:

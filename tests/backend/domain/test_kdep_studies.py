@@ -4,7 +4,14 @@ import pytest
 
 from backend.domain.errors import BadInput
 from backend.domain.kdep import KdepSpec
-from backend.domain.kdep_studies import KdepStudySpec, kdep_row, kdep_variants, plan_kdep_study, summarise_kdep
+from backend.domain.kdep_studies import (
+    KdepStudySpec,
+    kdep_row,
+    kdep_variants,
+    method_labels,
+    plan_kdep_study,
+    summarise_kdep,
+)
 
 FILE = {
     "name": "small",
@@ -59,6 +66,9 @@ def test_a_grid_multiplies_the_methods_that_leave_it_open() -> None:
     assert len(found) == 4 + 2
     assert found["a pts_exponent=2 epochs=18"].pts_exponent == 2
     assert found["b epochs=9"].pts_exponent == 5
+    labels = method_labels(_spec(methods=methods, grid={"pts_exponent": [2, 3], "epochs": [9, 18]}))
+    assert labels.keys() == found.keys()
+    assert (labels["a pts_exponent=2 epochs=18"], labels["b epochs=9"]) == ("a", "b")
 
 
 @pytest.mark.parametrize(
@@ -83,8 +93,9 @@ def test_a_bad_file_is_refused(change: dict[str, object]) -> None:
         _spec(**change)
 
 
-def _row(label: str, teacher: str | None, seed: int, *scores: float):
-    spec = {"params": {"seed": seed, "epochs": 2}, "subset": {"share": None}}
+def _row(label: str, teacher: str | None, seed: int, *scores: float, share: float | None = None):
+    method = "features" if teacher else "none"
+    spec = {"params": {"seed": seed, "epochs": 2, "method": method}, "subset": {"share": share}}
     sets = [{"dataset": f"d{i}", "lr": 0.1, "test": {"mean": score}} for i, score in enumerate(scores)]
     downstream = {"average": {"mean": sum(scores) / len(scores)}, "sets": sets}
     return kdep_row(
@@ -105,3 +116,13 @@ def test_the_table_pairs_by_seed_and_teacher() -> None:
     assert difference.difference.low < 0.095 < difference.difference.high
     assert table.n_failed == 1
     assert summarise_kdep([]).rows == ()
+
+
+def test_shares_are_compared_each_for_itself() -> None:
+    rows = [_row("kdep", "big", s, 0.6 + share / 10 + s / 100, share=share) for share in (0.1, 1.0) for s in range(3)]
+    rows += [_row("random", None, s, 0.5, share=share) for share in (0.1, 1.0) for s in range(3)]
+    table = summarise_kdep(rows)
+    assert [(one.share, len(one.difference.values)) for one in table.differences] == [(0.1, 3), (1.0, 3)]
+    assert [one.difference.mean for one in table.differences] == pytest.approx([0.12, 0.21])
+    seen = {(one.label, one.share): one.images_seen for one in table.summaries}
+    assert (seen["kdep", 0.1], seen["random", 0.1]) == (18, 0), "9 images in 2 epochs, or none"

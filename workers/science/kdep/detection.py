@@ -24,6 +24,8 @@ from backend.domain.errors import BadInput, MissingExtra
 from backend.domain.progress import Progress
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
+_ANCHOR = 4
+"""Side of a level's larger anchors in strides of that level: 32 pixels at stride 8, as in COCO's models."""
 _RECALLS = np.linspace(0, 1, 101)
 Floats = NDArray[np.float64]
 
@@ -196,7 +198,7 @@ def build_detector(
     width: int = 128,
     **options: Any,
 ) -> nn.Module:
-    """Faster R-CNN with a feature pyramid on a timm `features_only` backbone.
+    """Faster R-CNN with a feature pyramid on a timm `features_only` backbone; anchors of 2.8 and 4 strides of each level.
 
     Args:
         n_classes: C, without the background.
@@ -207,8 +209,8 @@ def build_detector(
         MissingExtra: torchvision's compiled operators do not load.
     """
     detection = torchvision_operators()
-    smallest = side / 16
-    sizes = tuple((int(smallest * 2**level),) for level in range(stages + 1))
+    strides = backbone.feature_info.reduction()[-stages:]  # type: ignore[union-attr, operator]
+    sizes = tuple((round(_ANCHOR * stride / 2**0.5), _ANCHOR * stride) for stride in (*strides, 2 * strides[-1]))
     anchors = detection.rpn.AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
     detector: nn.Module = detection.FasterRCNN(
         _Pyramid(backbone, stages, width),

@@ -12,13 +12,12 @@ import copy
 import math
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from backend.domain.downstream import DownstreamParams, DownstreamResult, DownstreamSet, Metric, Task, estimate
 from backend.domain.errors import BadInput
-from backend.domain.kdep import DownstreamParams, DownstreamResult, DownstreamSet, estimate
 from backend.domain.methods import TrainingParams
 from backend.domain.progress import Progress
 from workers.science.batch import Batches
@@ -26,15 +25,14 @@ from workers.science.kdep.objective import SupervisedObjective
 from workers.science.preprocessed import Preprocessed
 from workers.science.training import Training, fit
 
-Metric = Literal["top1", "mean_per_class", "miou", "ap", "ap50", "ap75"]
-
 
 @dataclass(frozen=True)
 class Scores:
-    """One fine-tuning, measured on both splits; fractions."""
+    """One fine-tuning, measured on both splits; fractions. `others`: further scores on test, by name."""
 
     validation: float
     test: float
+    others: Mapping[str, float] = field(default_factory=dict)
 
 
 FineTune = Callable[[float, int], Generator[Progress, None, Scores]]
@@ -48,6 +46,7 @@ class DownstreamTask:
     name: str
     fine_tune: FineTune
     metric: Metric = "top1"
+    task: Task = "classification"
 
 
 def best_learning_rate(validation: Mapping[float, float]) -> float:
@@ -94,21 +93,29 @@ class DownstreamRun:
                 done += 1
                 yield self._progress(done, task, lr, first)
             lr = best_learning_rate(validation)
-            values = [self.known[(task.name, lr, first)].test]
+            scores = [self.known[(task.name, lr, first)]]
             for seed in others:
-                values.append((yield from self._score(task, lr, seed, done)).test)
+                scores.append((yield from self._score(task, lr, seed, done)))
                 done += 1
                 yield self._progress(done, task, lr, seed)
             sets.append(
                 DownstreamSet(
                     dataset=task.name,
+                    task=task.task,
                     metric=task.metric,
                     lr=lr,
                     validation={f"{rate:g}": score for rate, score in validation.items()},
-                    test=estimate(values, self.params.level),
+                    test=estimate([one.test for one in scores], self.params.level),
+                    others={
+                        name: estimate([one.others[name] for one in scores], self.params.level)
+                        for name in scores[0].others
+                    },
                 )
             )
-        by_seed = [math.fsum(entry.test.values[i] for entry in sets) / len(sets) for i in range(len(self.params.seeds))]
+        alike = [entry for entry in sets if entry.task == "classification"] or sets
+        by_seed = [
+            math.fsum(entry.test.values[i] for entry in alike) / len(alike) for i in range(len(self.params.seeds))
+        ]
         average = estimate(by_seed, self.params.level)
         return DownstreamResult(model=self.model, seeds=self.params.seeds, sets=tuple(sets), average=average)
 

@@ -9,7 +9,7 @@ B images of H × W pixels, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from backend.domain.errors import BadInput
 from workers.science.batch import Batch
-from workers.science.kdep.downstream import Metric, Scores
-from workers.science.training import Objective, Terms, Training, fit
+from workers.science.training import Objective, Terms
 
 IGNORE = 255
 """A pixel with this label counts nowhere, as in VOC and Cityscapes."""
@@ -144,37 +143,3 @@ def mean_iou(counts: NDArray[np.int64]) -> float:
     if not present.any():
         raise BadInput("labels", "all ignored", "expected at least one labelled pixel")
     return float((hits[present] / union[present]).mean())
-
-
-@torch.no_grad()
-def evaluate_segmentation(
-    model: nn.Module, batches: Iterable[Batch], objective: SegmentationObjective, n_classes: int, device: str = "cpu"
-) -> float:
-    """mIoU over all pixels of all batches."""
-    model.eval()
-    counts = np.zeros((n_classes, n_classes), dtype=np.int64)
-    for batch in batches:
-        assert batch.labels is not None
-        logits = model((batch.view.to(device) - objective.mean) / objective.std)
-        counts += confusion(logits.argmax(1).cpu().numpy(), batch.labels.cpu().numpy(), n_classes)
-    return mean_iou(counts)
-
-
-def fine_tune_segmentation(
-    training: Training,
-    validation: Iterable[Batch],
-    test: Iterable[Batch],
-    n_classes: int,
-) -> Generator[Any, None, Scores]:
-    """Train a `SegmentationModel` to the end and measure mIoU on both splits; a `FineTune` for `DownstreamTask`."""
-    objective = training.objective
-    assert isinstance(objective, SegmentationObjective)
-    yield from fit(training)
-    device = str(training.device)
-    return Scores(
-        evaluate_segmentation(training.student, validation, objective, n_classes, device),
-        evaluate_segmentation(training.student, test, objective, n_classes, device),
-    )
-
-
-METRIC: Metric = "miou"
