@@ -17,13 +17,19 @@ NOTHING_TO_TRANSFER = 0.005
 
 
 class TeacherComparison(Record):
-    """Student and one teacher, before and after."""
+    """Student and one teacher, before and after.
+
+    A teacher whose head speaks another label space than the data set expresses `n_classes_expressed` of its classes and
+    could be right on `n_samples_expressed` of the samples; elsewhere it counts as wrong. None: all of them.
+    """
 
     teacher_accuracy: float
     positive_flip_rate_before: float
     negative_flip_rate_before: float
     positive_flip_rate_delta: float
     negative_flip_rate_delta: float
+    n_classes_expressed: int | None = None
+    n_samples_expressed: int | None = None
 
 
 class EpochResult(Record):

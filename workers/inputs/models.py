@@ -73,12 +73,12 @@ def build(model: Model | ModelSpec, *, num_classes: int | None = None, weights: 
     return module.eval()
 
 
-def wrap(module: nn.Module, preprocessing: Preprocessing) -> Preprocessed:
-    """The module behind its own preprocessing, for training on shared views."""
+def wrap(module: nn.Module, preprocessing: Preprocessing, outputs: Sequence[int] | None = None) -> Preprocessed:
+    """The module behind its own preprocessing, for training on shared views; `outputs` as in `Preprocessed`."""
     interpolation = preprocessing.interpolation
     if interpolation not in ("nearest", "bilinear", "bicubic"):
         interpolation = "bicubic"  # lanczos, box and hamming have no counterpart on tensors
-    return Preprocessed(module, preprocessing.input_size, preprocessing.mean, preprocessing.std, interpolation)
+    return Preprocessed(module, preprocessing.input_size, preprocessing.mean, preprocessing.std, interpolation, outputs)
 
 
 def register_model(spec: ModelSpec, settings: Settings | None = None) -> Model:

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from backend.domain.errors import BadInput
 
+ABSENT = -1e30
+"""The logit of a class that a head cannot express: its probability is exactly 0, and it never wins an argmax."""
+
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 
 
@@ -27,12 +30,15 @@ class Preprocessed(nn.Module):
         mean, std: Of each channel; one value for a model of grey images.
         interpolation: nearest, bilinear or bicubic; used, with antialiasing, only where the view has another size.
             Bicubic overshoot is clamped to [0, 1], as image libraries do.
+        outputs: For each of C classes the model's output that expresses it, -1 for none; logits are then [B, C] over
+            these, `ABSENT` where there is none. For a head that speaks another label space than the data set.
 
     A model of one channel sees the mean of the view's three.
     """
 
     mean: Tensor
     std: Tensor
+    outputs: Tensor | None
 
     def __init__(
         self,
@@ -41,6 +47,7 @@ class Preprocessed(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         interpolation: str = "bicubic",
+        outputs: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if len(mean) not in (1, 3) or len(std) != len(mean) or min(std) <= 0:
@@ -59,6 +66,7 @@ class Preprocessed(nn.Module):
         channel_mean, channel_std = torch.tensor(list(mean)), torch.tensor(list(std))
         if self.channels == 1 and len(mean) == 3:
             channel_mean, channel_std = channel_mean.mean().reshape(1), channel_std.mean().reshape(1)
+        self.register_buffer("outputs", None if outputs is None else torch.tensor(outputs), persistent=False)
         self.register_buffer("mean", channel_mean.float().reshape(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", channel_std.float().reshape(1, -1, 1, 1), persistent=False)
 
@@ -76,7 +84,7 @@ class Preprocessed(nn.Module):
     def forward(self, view: Tensor) -> Tensor:
         """Logits [B, C] of a view [B, 3, H, W] in [0, 1]."""
         logits: Tensor = self.model(self.prepare(view))
-        return logits
+        return logits if self.outputs is None else in_space(logits, self.outputs)
 
     def features(self, view: Tensor) -> Tensor:
         """Pooled features before the classifier, [B, D] (timm's `forward_head(pre_logits=True)`).
@@ -90,7 +98,7 @@ class Preprocessed(nn.Module):
         """Both from one pass through the body: [B, D] and [B, C]."""
         feature_map = self._feature_map(view)
         logits: Tensor = self.model.forward_head(feature_map)  # type: ignore[operator]
-        return self._pool(feature_map), logits
+        return self._pool(feature_map), logits if self.outputs is None else in_space(logits, self.outputs)
 
     def feature_dim(self) -> int:
         """D, from one black image in eval mode."""
@@ -112,6 +120,11 @@ class Preprocessed(nn.Module):
     def _pool(self, feature_map: Tensor) -> Tensor:
         pooled: Tensor = self.model.forward_head(feature_map, pre_logits=True)  # type: ignore[operator]
         return pooled.flatten(1)
+
+
+def in_space(logits: Tensor, outputs: Tensor) -> Tensor:
+    """Logits [B, C_head] read in another label space: column c is output `outputs[c]`, `ABSENT` where that is -1."""
+    return logits[:, outputs.clamp(min=0)].masked_fill(outputs < 0, ABSENT)
 
 
 def classifier_parameters(model: nn.Module) -> list[nn.Parameter]:

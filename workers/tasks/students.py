@@ -11,7 +11,9 @@ from torch import nn
 from backend.domain.catalog import Lineage, Model
 from backend.domain.datasets import Dataset
 from backend.domain.errors import BadInput, Conflict, NotFound
+from backend.domain.label_spaces import LABEL_SPACES
 from backend.store import catalog
+from workers.inputs.label_spaces import head_outputs
 from workers.inputs.models import count_parameters, hash_weights, save_student
 from workers.lifecycle import RunningJob
 from workers.science.preprocessed import Preprocessed
@@ -80,7 +82,7 @@ def publish_student(
 
 
 def require_classes(model: Model, dataset: Dataset, field: str) -> None:
-    """Raises BadInput unless the model's head has exactly the data set's classes."""
+    """Raises BadInput unless the model's head has exactly the data set's classes, under whichever registered name."""
     if model.num_classes != dataset.n_classes:
         raise BadInput(
             field,
@@ -89,6 +91,35 @@ def require_classes(model: Model, dataset: Dataset, field: str) -> None:
             f"Give it a head first: zoograft finetune --model {model.name} --dataset {dataset.name}",
         )
     if model.label_space and dataset.label_space and model.label_space != dataset.label_space:
+        if _translation(model, dataset) == list(range(dataset.n_classes)):
+            return
         raise BadInput(
             field, model.name, f"a model of label space {dataset.label_space!r}; its classes are {model.label_space!r}"
         )
+
+
+def teacher_outputs(model: Model, dataset: Dataset) -> list[int] | None:
+    """For each class of the data set the teacher's output that expresses it, -1 for none; None where its head is the
+    data set's.
+
+    Only between two named label spaces of the registry; a number of outputs says nothing about their meaning.
+
+    Raises:
+        BadInput: the head is another and one of the spaces is not named or not known, or fewer than two classes are
+            shared.
+    """
+    outputs = _translation(model, dataset)
+    if outputs is None:
+        require_classes(model, dataset, "teachers")
+        return None
+    if sum(output >= 0 for output in outputs) < 2:
+        raise BadInput("teachers", model.name, f"a head that knows at least two classes of {dataset.label_space}")
+    return None if outputs == list(range(model.num_classes)) else outputs
+
+
+def _translation(model: Model, dataset: Dataset) -> list[int] | None:
+    """The map between two different label spaces of the registry, None where they are not that."""
+    head, space = model.label_space, dataset.label_space
+    if head == space or head not in LABEL_SPACES or space not in LABEL_SPACES:
+        return None
+    return head_outputs(LABEL_SPACES[head], LABEL_SPACES[space])

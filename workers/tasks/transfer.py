@@ -42,7 +42,7 @@ from workers.science.transfer.report import positive_flip_rate, report_epoch, re
 from workers.science.transfer.sequence import sequence_order
 from workers.science.transfer.soup import make_soup
 from workers.tasks.provenance import provenance
-from workers.tasks.students import publish_student, require_classes, student_name
+from workers.tasks.students import publish_student, require_classes, student_name, teacher_outputs
 
 LARGE_SPLIT = 100_000
 LARGE_SHARE = 0.1
@@ -178,8 +178,7 @@ def _prepare(job: RunningJob, spec: TransferSpec) -> Bench:
         teachers = {model.name: model for model in catalog.get_models(connection, spec.teachers)}
         dataset = catalog.get_dataset(connection, spec.dataset)
     require_classes(entry, dataset, "student")
-    for teacher in teachers.values():
-        require_classes(teacher, dataset, "teachers")
+    outputs = {name: teacher_outputs(teacher, dataset) for name, teacher in teachers.items()}
     train_split, split = dataset.training_split(spec.train_split), dataset.evaluation_split(spec.split)
 
     train_images = open_split(dataset, train_split, job.settings)
@@ -192,7 +191,9 @@ def _prepare(job: RunningJob, spec: TransferSpec) -> Bench:
     everything = Subset().indices(images.labels)
 
     student = wrap(build(entry), _preprocessing(entry))
-    modules = {name: frozen(wrap(build(model), _preprocessing(model))) for name, model in teachers.items()}
+    modules = {
+        name: frozen(wrap(build(model), _preprocessing(model), outputs[name])) for name, model in teachers.items()
+    }
     held_out = Canvas(images, everything, _preprocessing(entry))
     job.check()
     if (job.ranks or ALONE).rank:  # of several processes the first asks the models
@@ -220,6 +221,14 @@ def _prepare(job: RunningJob, spec: TransferSpec) -> Bench:
             job.log(f"warning: {warning}")
     if train_split == split:
         warnings.append(f"transfer set and evaluation are both from the split {split!r}; Δ is not on held-out images")
+    for name, teacher in teachers.items():
+        if (expressed := _expressed(modules[name], held_out)) is not None:
+            n_classes, n_samples = expressed
+            warnings.append(
+                f"{name} speaks {teacher.label_space}: it expresses {n_classes} of the {dataset.n_classes} classes of "
+                f"{dataset.label_space}, over which the softmaxes of its loss run, and counts as wrong on "
+                f"{len(held_out) - n_samples} of {len(held_out)} samples whose class it cannot express"
+            )
     for where, canvas in (("transfer set", transfer_set), ("evaluation", held_out)):
         if canvas.bad_samples:
             warnings.append(f"{len(canvas.bad_samples)} unreadable images were left out of the {where}")
@@ -284,7 +293,8 @@ def _fill_cache(job: RunningJob, bench: Bench, stage: Stage, student: Preprocess
         module, entry = bench.teachers[name], bench.teacher_entries[name]
         suffix = "/features" if params.teacher_output == "features" else ""
         models[name + suffix] = module.to(job.device).features if suffix else module.to(job.device)
-        keys[name + suffix] = content_hash(hash_weights(_inner(module)), _preprocessing(entry).key, suffix)
+        translated = [] if module.outputs is None else [module.outputs.tolist()]
+        keys[name + suffix] = content_hash(hash_weights(_inner(module)), _preprocessing(entry).key, suffix, *translated)
     if params.reads_frozen_student:
         models[FROZEN_STUDENT] = student.to(job.device)
         keys[FROZEN_STUDENT] = content_hash(
@@ -353,7 +363,12 @@ def _publish(
         positive_flip_rate_on_transfer_set=bench.precondition,
         epochs=epochs,
     )
-    report = report.model_copy(update={"warnings": (*report.warnings, *bench.warnings)})
+    compared = {}
+    for teacher, one in report.teachers.items():
+        n_classes, n_expressed = _expressed(bench.teachers[teacher], bench.held_out) or (None, None)
+        update = {"n_classes_expressed": n_classes, "n_samples_expressed": n_expressed}
+        compared[teacher] = one.model_copy(update=update)
+    report = report.model_copy(update={"warnings": (*report.warnings, *bench.warnings), "teachers": compared})
     job.attach("predictions.npz", _predictions(bench, after, control_after), "application/octet-stream")
     if name is not None:
         lineage = Lineage(
@@ -407,6 +422,14 @@ def _predictions(bench: Bench, after: Top1, control_after: Top1 | None) -> bytes
 def _partition_shares(metrics: Mapping[str, float]) -> dict[str, float]:
     names = ("positive_flips_to_teacher", "negative_flips_to_teacher", "teacher_share")
     return {name: metrics[name] for name in names if name in metrics}
+
+
+def _expressed(teacher: Preprocessed, samples: Canvas) -> tuple[int, int] | None:
+    """Classes that a teacher of another label space expresses, and samples with such a class."""
+    if teacher.outputs is None:
+        return None
+    known = (teacher.outputs >= 0).cpu()
+    return int(known.sum()), int(known[samples.labels].sum())
 
 
 def _accuracy(top1: Top1, bench: Bench) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from backend.domain.errors import BadInput
 from backend.domain.methods import KLParams, SelfKLParams, XEKLParams
 from workers.science.batch import Batch
+from workers.science.preprocessed import ABSENT
 from workers.science.training import Objective, Terms
 from workers.science.transfer.roles import FROZEN_STUDENT, FrozenModels, Roles, labels_of
 
@@ -20,15 +21,27 @@ def kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1
     """T² / B · Σ KL(σ(z_t / T) ‖ σ(z_s / T)), nats; the teacher is the target.
 
     0 where both agree; never negative. Computed in float64: at large T the terms nearly cancel, and T² enlarges what
-    is left of their rounding.
+    is left of their rounding. Classes that the teacher's head cannot express (`ABSENT`) are left out of both softmaxes,
+    so the student's opinion of them, and of their share against the others, is not touched.
 
     Shape:
         student_logits, teacher_logits: [B, C] → scalar.
     """
-    student_log_probs = F.log_softmax(student_logits.double() / temperature, dim=1)
-    teacher_log_probs = F.log_softmax(teacher_logits.double() / temperature, dim=1)
+    student_log_probs = shared_log_softmax(student_logits, teacher_logits, temperature)
+    teacher_log_probs = shared_log_softmax(teacher_logits, teacher_logits, temperature)
     divergence = F.kl_div(student_log_probs, teacher_log_probs, reduction="batchmean", log_target=True)
     return divergence * temperature**2
+
+
+def shared_log_softmax(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """log σ(z / T) over the classes that the teacher expresses, [B, C], 0 at the others; in float64.
+
+    `log_softmax` where the teacher expresses all of them.
+    """
+    absent = teacher_logits <= ABSENT / 2  # bfloat16 rounds it
+    return F.log_softmax((logits.double() / temperature).masked_fill(absent, -torch.inf), dim=1).masked_fill(
+        absent, 0.0
+    )
 
 
 def xe_kl(

@@ -6,26 +6,26 @@ B samples, C classes, T temperature.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backend.domain.methods import SoftCEParams
 from workers.science.batch import Batch
 from workers.science.training import Objective, Terms
-from workers.science.transfer.kl import mix, only_teacher
+from workers.science.transfer.kl import mix, only_teacher, shared_log_softmax
 from workers.science.transfer.roles import FrozenModels, Roles, labels_of
 
 
 def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
     """-T² / B · Σ σ(z_t / T) · log σ(z_s / T), nats.
 
-    It is `kl` plus T² times the teacher's mean entropy, hence the same gradient.
+    It is `kl` plus T² times the teacher's mean entropy, hence the same gradient; over the teacher's classes alone, too.
 
     Shape:
         student_logits, teacher_logits: [B, C] → scalar.
     """
     targets = (teacher_logits.double() / temperature).softmax(dim=1)
-    return F.cross_entropy(student_logits.double() / temperature, targets) * temperature**2
+    log_probs = shared_log_softmax(student_logits, teacher_logits, temperature)
+    return -(targets * log_probs).sum(dim=1).mean() * temperature**2
 
 
 class SoftTargets(Objective):
