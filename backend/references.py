@@ -98,6 +98,13 @@ def _dataset(connection: Connection, kind: str, spec: BaseModel, name: str, prom
         raise BadInput("dataset", name, "a data set with images; of this one only predictions were imported")
 
 
+def _downstream(connection: Connection, kind: str, spec: BaseModel, sources: Iterable[Any], promised: Promised) -> None:
+    """Catalogued ones; those of segmentation and detection are folders, which the worker knows."""
+    for source in sources:
+        if source.task == "classification":
+            _dataset(connection, kind, spec, source.dataset, promised)
+
+
 def _split(connection: Connection, kind: str, spec: BaseModel, wanted: str | None, promised: Promised) -> None:
     name = getattr(spec, "dataset", None)
     if name is not None and name not in promised.datasets:
@@ -118,6 +125,7 @@ CHECKERS: dict[str, Checker] = {
     "teachers": _models,
     "student": _model,
     "dataset": _dataset,
+    "downstream": _downstream,
     "train_split": _train_split,
     "split": _split,
 }

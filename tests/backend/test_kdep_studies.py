@@ -71,7 +71,7 @@ def test_a_study_is_a_tree_and_its_table_follows_its_children(store: tuple[Store
     assert (table.n_open, table.n_failed) == (0, 0)
 
 
-@pytest.mark.parametrize(("name", "n_jobs"), [("cifar10", 15), ("imagenet", 39)])
+@pytest.mark.parametrize(("name", "n_jobs"), [("cifar10", 15), ("imagenet", 39), ("tiny", 4)])
 def test_the_examples_are_studies(name: str, n_jobs: int) -> None:
     spec = load(Path(__file__).parents[2] / "examples" / "kdep" / f"{name}.yaml")
     assert is_kdep_study(spec)

@@ -130,6 +130,11 @@ def test_bad_requests_name_the_field_and_leave_nothing(desk: Desk, options: dict
         ("finetune", {"model": "nobody", "dataset": "pets"}, "spec.model"),
         ("finetune", {"model": "r18", "dataset": "pets", "train_split": "nope"}, "spec.train_split"),
         ("flips", {"dataset": "cats"}, "spec.dataset"),
+        (
+            "kdep",
+            {"student": "r18", "dataset": "pets", "params": {"method": "none"}, "downstream": ["pets", "cats"]},
+            "spec.downstream",
+        ),
     ],
 )
 def test_what_does_not_exist_is_told_by_its_field(
@@ -149,6 +154,9 @@ def test_good_references_are_queued_where_they_belong(furnished: Desk) -> None:
     assert (furnished.driver.column(job.id, "queue"), furnished.driver.column(job.id, "device")) == ("cpu", "cpu")
     assert furnished.submit("scan", {"models": ["r*"], "dataset": "pets", "device": "cuda:1"}).job.state == "queued"
     assert furnished.submit("flips", {"dataset": "labels"}).job.state == "queued"
+    measured = {"student": "r18", "dataset": "pets", "params": {"method": "none"}}
+    measured["downstream"] = ["pets", "segmentation:/on/the/worker"]
+    assert furnished.submit("kdep", measured).job.state == "queued"
 
 
 def test_names_that_an_earlier_job_will_save_are_known(furnished: Desk) -> None:

@@ -198,7 +198,7 @@ def build_detector(
     width: int = 128,
     **options: Any,
 ) -> nn.Module:
-    """Faster R-CNN with a feature pyramid on a timm `features_only` backbone; anchors of 2.8 and 4 strides of each level.
+    """Faster R-CNN with a feature pyramid on a timm `features_only` backbone; anchors of 2.8 and 4 strides a level.
 
     Args:
         n_classes: C, without the background.
