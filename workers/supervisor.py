@@ -40,13 +40,14 @@ from workers.attempts import Attempt, previous_cause, summary
 from workers.devices import GPU, find_gpus
 from workers.keeper import ANNOUNCE_S, Keeper
 from workers.lifecycle import Backoff
-from workers.slots import Nursery, Slot, make_slots
+from workers.slots import Nursery, Slot, make_slots, slots_for
 from workers.wakeup import Doorbell
 
 log = structlog.get_logger()
 
 WARM_AFTER_S = 2.0
 LOOK_AHEAD = 50
+WAIT = "wait"
 QUEUES = ("gpu", "cpu")
 
 
@@ -202,7 +203,7 @@ class Supervisor:
         if self.draining() or time.monotonic() < self._try_at or self._disk_full():
             return False
         for slot in self.slots:
-            if slot.attempt is not None or any(ended is slot for ended, _ in self._ended):
+            if not slot.idle or any(ended is slot or slot in ended.others for ended, _ in self._ended):
                 continue
             try:
                 if self._claim_for(slot, job_id):
@@ -219,9 +220,14 @@ class Supervisor:
         with self.store.read() as connection:
             waiting = jobs.claimable(connection, LOOK_AHEAD, cuda=alone or bool(self._gpus()))
             self._tell_of_stranded(connection)
+            several = jobs.wanting_several(connection) if slot.gpu is not None else []
         self._store_back()
         promising = len(waiting) == LOOK_AHEAD or any(queue in slot.queues for _, queue in waiting)
-        if not promising or not slot.seize(self.settings.guard("gpu_lock")):
+        if not promising:
+            return False
+        first = next((id for id, queue in waiting if queue == "gpu"), None)
+        whole = self._several_for(slot, several, first=first, only=job_id)
+        if whole is WAIT or not slot.seize(self.settings.guard("gpu_lock")):
             return False
         with self.store.write() as connection:
             claim = jobs.claim(
@@ -232,14 +238,15 @@ class Supervisor:
                 queues=slot.queues,
                 cuda=alone or slot.gpu is not None,
                 gpu=None if slot.gpu is None else slot.gpu.index,
-                job_id=job_id,
+                several=whole is not None,
+                job_id=whole or job_id,
             )
         if claim is None:
             slot.free()
             return False
         self.keeper.hold(claim.job.id, claim.fence)
         child = self.nursery.child_for(slot, claim.job.kind)
-        slot.attempt = Attempt(claim, child, self.settings, slot.device)
+        slot.attempt = Attempt(claim, child, self.settings, slot.device, 1 + len(slot.others))
         try:
             last = previous_cause(self.store, claim)
         except StoreUnavailable:
@@ -258,6 +265,26 @@ class Supervisor:
         if waiting > before:
             log.warning("jobs ask for a CUDA device that no worker at work has; they wait", jobs=waiting)
 
+    def _several_for(
+        self, slot: Slot, asking: Sequence[tuple[UUID, str]], *, first: UUID | None, only: UUID | None
+    ) -> UUID | str | None:
+        """The job of several GPUs that this slot should take now, its other GPUs held; WAIT where the slot is kept free
+        for the first job in line; None where there is nothing of the kind.
+        """
+        for job_id, device in asking:
+            if only not in (None, job_id):
+                continue
+            members = slots_for(device, self.slots)
+            if not members and only == job_id:
+                return job_id  # claimed all the same: it ends with a message that says what is missing
+            if slot not in members:
+                continue
+            if slot is members[0] and slot.seize_with(members[1:], self.settings.guard("gpu_lock")):
+                return job_id
+            if job_id == first:
+                return WAIT
+        return None
+
     def _gpus(self) -> list[GPU]:
         return [slot.gpu for slot in self.slots if slot.gpu is not None]
 
@@ -267,7 +294,7 @@ class Supervisor:
         try:
             with self.store.read() as connection:
                 job: Job = jobs.get(connection, job_id)
-                wanted = to_work(connection, job_id) if any(slot.attempt is None for slot in self.slots) else []
+                wanted = to_work(connection, job_id) if any(slot.idle for slot in self.slots) else []
         except StoreUnavailable as error:
             self._store_away(error)
             return None, []

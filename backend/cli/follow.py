@@ -30,7 +30,12 @@ if TYPE_CHECKING:
     from backend.store.session import Store
 
 Detach = Annotated[bool, typer.Option("--detach", help="Queue it and return; a running supervisor takes it.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", help="auto, cpu, cuda or cuda:N; for transfer and finetune also cuda:0,1, cuda:all or cpu:2."
+    ),
+]
 
 TORCH_FREE = frozenset({"flips", "sleep"})
 INTERRUPTED, TERMINATED = 130, 143
