@@ -198,7 +198,8 @@ class RememParams(Record):
     Short forms, for the command line: the fields of a tuning (`rho=0.05`), of a distillation with the prefix `student_`
     (`student_lr=0.5`), of the measurements with `information_` and `expertness_`; `settings` ("all", or names joined by
     commas) for the paper's settings; `seeds` (how many, or a list) to repeat each tuning. Numbers joined by commas
-    (`lr="0.01,0.05"`, `student_temperature="1,2,4"`, `stop_points="500,1000"`) make a grid.
+    (`lr="0.01,0.05"`, `student_temperature="1,2,4"`, `stop_points="500,1000"`) make a grid, and so do words
+    (`tune="full,lora"`, `pruned_branch="mlp,attention"`, `student_method="kd,dist"`).
     """
 
     tunings: tuple[TeacherTuning, ...] = Field(default=(TeacherTuning(),), min_length=1, max_length=1_000)
@@ -222,6 +223,7 @@ class RememParams(Record):
 
 
 LISTED = ("lr", "rho", "mlp_weight", "attention_weight", "pruned_blocks", "temperature", "kd_weight")
+LISTED_WORDS = ("tune", "pruned_branch", "method")
 DEFAULT_RHO = 0.05
 DEFAULT_MLP_WEIGHT = 0.8
 
@@ -239,7 +241,7 @@ def expand(given: dict[str, Any]) -> dict[str, Any]:
         if "tunings" in params:
             raise ValueError("tunings: give either tunings or their short forms")
         numbers = range(seeds) if isinstance(seeds, int) else _values(seeds or tuning.get("seed", 0), int)
-        cells = [{**cell, **change} for cell in _grid(tuning) for change in _settings(settings, cell)]
+        cells = [_plain({**cell, **change}) for cell in _grid(tuning) for change in _settings(settings, cell)]
         unique = {json.dumps(cell, sort_keys=True): cell for cell in cells}
         params["tunings"] = [{**cell, "seed": seed} for seed in numbers for cell in unique.values()]
     student = _take(params, StudentDistillation, "student_")
@@ -257,13 +259,19 @@ def expand(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _grid(short: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every combination of the numbers that were listed with commas."""
-    listed = {
-        name: _values(value, int if name == "pruned_blocks" else float)
-        for name, value in short.items()
-        if name in LISTED and isinstance(value, str)
-    }
+    """Every combination of the numbers and words that were listed with commas."""
+    listed: dict[str, list[Any]] = {}
+    for name, value in short.items():
+        if name in LISTED and isinstance(value, str):
+            listed[name] = _values(value, int if name == "pruned_blocks" else float)
+        elif name in LISTED_WORDS and isinstance(value, str):
+            listed[name] = value.split(",")
     return [{**short, **dict(zip(listed, chosen, strict=True))} for chosen in itertools.product(*listed.values())]
+
+
+def _plain(cell: dict[str, Any]) -> dict[str, Any]:
+    """Without the branch where nothing is pruned, so that both curves share one whole model."""
+    return cell if cell.get("pruned_blocks") else {k: v for k, v in cell.items() if k != "pruned_branch"}
 
 
 def _values(value: Any, kind: type[float]) -> list[Any]:

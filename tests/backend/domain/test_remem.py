@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from backend.domain.remem import RememParams, RememSpec, StudentDistillation, TeacherTuning
+from backend.domain.remem import STOP_POINTS, RememParams, RememSpec, StudentDistillation, TeacherTuning
 
 
 @pytest.mark.parametrize(
@@ -90,9 +90,30 @@ def test_numbers_joined_by_commas_make_a_grid():
     assert [(d.lr, d.temperature) for d in params.distillations] == [(0.5, 1.0), (0.5, 2.0), (0.5, 4.0)]
 
 
+def test_one_spec_holds_the_whole_protocol():
+    """lr × stop points × (baseline, SAM ρ, reweight α, both) × student hyperparameters, and the pruning curves."""
+    params = RememParams.model_validate(
+        {"settings": "all", "lr": "0.005,0.01", "rho": "0.5,0.05,0.005", "mlp_weight": "0.8,0.9", "steps": 10000,
+         "seeds": 3, "student_method": "kd,dist", "student_lr": "0.05,0.1", "student_temperature": "1,2,4",
+         "student_kd_weight": "0.1,0.5,0.9"}
+    )  # fmt: skip
+    cells = {(t.setting, t.lr, t.rho, t.mlp_weight) for t in params.tunings}
+    per_rate = {"baseline": 1, "sam": 3, "reweight": 2, "both": 6}
+    for setting, count in per_rate.items():
+        assert sum(cell[0] == setting for cell in cells) == 2 * count, setting
+    assert len(params.tunings) == 3 * len(cells) == 3 * 24
+    assert all(t.stop_points == STOP_POINTS for t in params.tunings)
+    assert len(params.distillations) == 2 * 2 * 3 * 3
+    curves = RememParams.model_validate(
+        {"pruned_branch": "mlp,attention", "pruned_blocks": "0,1,2", "tune": "full,lora"}
+    )
+    assert len(curves.tunings) == 2 * (1 + 2 * 2), "both curves begin with one whole model"
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"pruned_branch": "mlp,moe", "pruned_blocks": 1}, "pruned_branch"),
         ({"lr": "a,b"}, "joined by commas"),
         ({"settings": "sam,dam"}, "dam"),
         ({"rho": 0.1, "tunings": [{}]}, "short forms"),

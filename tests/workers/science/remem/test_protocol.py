@@ -122,8 +122,27 @@ def test_the_weights_kept_are_the_chosen_pair_s(whole):
     assert whole._error(teacher, Digits(260, 360)) == best.best_snapshot.test_error
 
 
+def _counting(stage, begun, name):
+    def run(*arguments):
+        begun[name] += 1
+        return stage(*arguments)
+
+    return run
+
+
+def _left(state):
+    """Stages of the 2 × 2 stops that a state has not finished, of 1 decoder, 1 expertness and 2 students each."""
+    snapshots = [*state["snapshots"], *(one for teacher in state["teachers"] for one in teacher["snapshots"])]
+    at_stop = state["at_stop"]
+    return {
+        "_inform": 4 - len(snapshots) - (at_stop["information"] is not None),
+        "_expertness": 4 - len(snapshots) - (at_stop["expertness"] is not None),
+        "_distil": 8 - 2 * len(snapshots) - at_stop["tried"],
+    }
+
+
 @pytest.mark.parametrize("stop_after", [7, 16, 30, 80])
-def test_killed_anywhere_it_ends_in_the_same_bits(whole, stop_after):
+def test_killed_anywhere_it_ends_in_the_same_bits(whole, stop_after, monkeypatch):
     first = RememRun(bench(), PARAMS)
     state = None
     for i, _ in enumerate(first.run()):
@@ -133,7 +152,11 @@ def test_killed_anywhere_it_ends_in_the_same_bits(whole, stop_after):
     second = RememRun(bench(), PARAMS)
     second.load_state_dict(state)
     assert second.state_dict()["done"] == state["done"]
+    begun = {"_inform": 0, "_expertness": 0, "_distil": 0}
+    for name in begun:
+        monkeypatch.setattr(second, name, _counting(getattr(second, name), begun, name))
     finished(second)
+    assert begun == _left(state), "no finished stage is done again"
     assert second.teachers == whole.teachers
     for name, value in whole.best_student.items():
         assert torch.equal(value, second.best_student[name]), name
