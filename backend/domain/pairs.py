@@ -6,13 +6,16 @@ Rates are fractions of the `n_samples` compared; every `_low` / `_high` is a 95 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
-from backend.domain.flips import ClassCounts, PairTable
+from backend.domain.flips import ClassCounts, PairTable, top_classes
 from backend.domain.intervals import PairIntervals, benjamini_hochberg, bootstrap_pair, mcnemar_p_value
 from backend.domain.records import Record
+from backend.domain.similarity import class_similarity
 
 
 class Pair(Record):
@@ -134,6 +137,58 @@ def pair_detail(
         positive_flips=positive_flips,
         negative_flips=negative_flips,
         wrong_both=wrong_both,
+    )
+
+
+class TopClasses(Record):
+    """The fewest classes that hold `p` % of a pair's positive flips, and how alike they are (Fig. 2b).
+
+    `n_flips` of all `n_flips_all`. Cosines are means over unordered pairs of the classes that have a vector
+    (`n_covered` of `n_classes`; `n_covered_all` of all classes); `relative_similarity` is mean_cosine /
+    mean_cosine_all − 1. None without an embedding table, or where fewer than two classes have a vector.
+    """
+
+    p: float
+    n_classes: int
+    n_flips: int
+    n_flips_all: int
+    class_indices: tuple[int, ...]
+    class_names: tuple[str, ...]
+    n_covered: int | None = None
+    n_covered_all: int | None = None
+    mean_cosine: float | None = None
+    mean_cosine_all: float | None = None
+    relative_similarity: float | None = None
+
+
+def top_class_record(
+    positive: npt.ArrayLike, class_names: Sequence[str], p: float, embeddings: npt.ArrayLike | None = None
+) -> TopClasses:
+    """The top-p classes of a pair from its positive flips per class [C]; `embeddings` [C, E] as in `similarity`.
+
+    Raises:
+        BadInput: p outside (0, 100], or fewer than two classes with a vector.
+    """
+    flips = np.asarray(positive, dtype=np.int64)
+    chosen = top_classes(flips, p)
+    alike: dict[str, Any] = {}
+    if embeddings is not None:
+        found = class_similarity(embeddings, chosen)
+        alike = {
+            "n_covered": found.n_covered,
+            "n_covered_all": found.n_covered_all,
+            "mean_cosine": found.mean_cosine,
+            "mean_cosine_all": found.mean_cosine_all,
+            "relative_similarity": found.relative,
+        }
+    return TopClasses(
+        p=p,
+        n_classes=len(chosen),
+        n_flips=int(flips[chosen].sum()),
+        n_flips_all=int(flips.sum()),
+        class_indices=tuple(int(c) for c in chosen),
+        class_names=tuple(class_names[int(c)] for c in chosen),
+        **alike,
     )
 
 

@@ -93,7 +93,7 @@ SEVERAL_GPUS = "cuda:set"
 
 
 def wanting_several(connection: Connection) -> list[tuple[UUID, str]]:
-    """The jobs that could be claimed now and ask for several GPUs, with their spec's device, the first in line first."""
+    """The jobs of several GPUs that could be claimed now, with the device they ask for, the first in line first."""
     query = select(jobs.c.id, jobs.c.spec).where(*_claimable(), jobs.c.device == SEVERAL_GPUS).order_by(*IN_LINE)
     return [(row.id, str(row.spec["device"])) for row in connection.execute(query.limit(100))]
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from backend import thumbnails
-from backend.domain.errors import BadInput, NotFound
+from backend import embeddings, thumbnails
+from backend.domain.errors import NotFound
 from backend.domain.flips import class_flips
 from backend.domain.pairs import ClassFlips, FlippedSample, Pair, PairDetail, class_q_values, class_records
-from backend.domain.similarity import embedding_table
 from backend.store.queries import board_columns, density, flipped
 from backend.store.queries import catalog as catalog_queries
 from backend.store.queries import pairs as pair_queries
@@ -132,33 +129,15 @@ class PairReads(CatalogReads):
     def embedding(self, dataset: str) -> np.ndarray[Any, np.dtype[np.float64]] | None:
         """The embedding table [C, E] of a data set's classes, where somebody put one; NaN rows have none.
 
-        Looked for under `<data directory>/embeddings/`: `<data set>.npz`, else `<label space>.npz`, with `vectors`
-        [K, E] and, unless there is one a class, `classes` [K].
+        Looked for under `<data directory>/embeddings/`: `<data set>.npz`, else `<label space>.npz`, as
+        `backend.embeddings` reads them.
 
         Raises:
             BadInput: a file of another shape.
         """
-        entry = self.dataset(dataset)
-        for name in (entry.name, entry.label_space):
-            path = self.settings.data_dir / "embeddings" / f"{name}.npz"
-            if name and path.is_file():
-                return _embedding(path, path.stat().st_mtime, entry.n_classes)
-        return None
+        return embeddings.of_dataset(self.settings, self.dataset(dataset))
 
     def _compared(self, detail: PairDetail) -> flipped.Compared:
         return flipped.compared(
             self.store, self.settings, detail.teacher, detail.student, dataset=detail.dataset, split=detail.split
         )
-
-
-@lru_cache(maxsize=8)
-def _embedding(path: Path, changed: float, n_classes: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            vectors = np.asarray(stored["vectors"], dtype=np.float64)
-            classes = stored["classes"].tolist() if "classes" in stored else list(range(len(vectors)))
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput("embeddings", path.name, f"an npz file with `vectors` [K, E] ({error})") from None
-    if vectors.ndim != 2 or len(classes) != len(vectors):
-        raise BadInput("embeddings", path.name, "`vectors` [K, E], and `classes` [K] where K is not all classes")
-    return embedding_table({int(c): vector for c, vector in zip(classes, vectors, strict=True)}, n_classes)

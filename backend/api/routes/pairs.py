@@ -8,7 +8,8 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from backend.api.deps import Cursor, DatasetName, NameFilter, PageLimit, PathName, Serving, SplitName, json_of
-from backend.domain.pairs import ClassFlips, FlippedSample, Pair, PairDetail
+from backend.domain.pairs import ClassFlips, FlippedSample, Pair, PairDetail, TopClasses
+from backend.domain.transfers import TOP_P
 from backend.store.queries import flipped
 from backend.store.queries import pairs as queries
 from backend.store.queries.paging import Page, decode_cursor, encode_cursor
@@ -96,6 +97,24 @@ def list_classes(
     page = items[start : start + limit]
     more = start + limit < len(items)
     return json_of(Page(items=tuple(page), next_cursor=encode_cursor(query, [start + limit]) if more else None))
+
+
+@router.get("/pairs/{teacher}/{student}/top-classes", response_model=Page[TopClasses])
+def list_top_classes(
+    serving: Serving,
+    teacher: PathName,
+    student: PathName,
+    dataset: DatasetName = None,
+    split: SplitName = None,
+    p: Annotated[
+        list[Annotated[float, Query(gt=0, le=100)]] | None, Query(max_length=20, description="percent; may be repeated")
+    ] = None,
+) -> Response:
+    """The fewest classes that hold p % of the positive flips; how alike they are, where the data set has embeddings."""
+    items = flipped.top_classes(
+        serving.store, serving.settings, teacher, student, p or TOP_P, dataset=dataset, split=split
+    )
+    return json_of(Page(items=tuple(items), next_cursor=None))
 
 
 @router.get("/pairs/{teacher}/{student}/samples", response_model=Page[FlippedSample])

@@ -5,6 +5,7 @@ A file is read once and kept for the next question about the same model; countin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -17,7 +18,8 @@ import numpy.typing as npt
 from backend.domain.datasets import Dataset
 from backend.domain.errors import BadInput, NotFound
 from backend.domain.flips import class_flips
-from backend.domain.pairs import ClassFlips, FlippedSample, class_records
+from backend.domain.pairs import ClassFlips, FlippedSample, TopClasses, class_records, top_class_record
+from backend.embeddings import of_dataset, read_embeddings
 from backend.settings import Settings
 from backend.store import results
 from backend.store.queries.paging import Page, check_limit, decode_cursor, encode_cursor
@@ -121,6 +123,32 @@ def classes(
     pair = compared(store, settings, teacher, student, dataset=dataset, split=split)
     counts = class_flips(pair.teacher_right, pair.student_right, pair.labels, max(1, pair.n_classes))
     return class_records(counts, pair.class_names())
+
+
+def top_classes(
+    store: Store,
+    settings: Settings,
+    teacher: str,
+    student: str,
+    ps: Sequence[float],
+    *,
+    embeddings: Path | None = None,
+    dataset: str | None = None,
+    split: str | None = None,
+) -> list[TopClasses]:
+    """The classes that hold p % of a pair's positive flips, for each p, and how alike they are.
+
+    Args:
+        embeddings: An embedding file; default: the one under the data directory, if there is one.
+
+    Raises:
+        NotFound, BadInput: as `compared`; a p outside (0, 100]; a file that is no embedding table.
+    """
+    pair = compared(store, settings, teacher, student, dataset=dataset, split=split)
+    names = pair.class_names()
+    table = read_embeddings(embeddings, names) if embeddings else of_dataset(settings, pair.dataset)
+    counts = class_flips(pair.teacher_right, pair.student_right, pair.labels, max(1, pair.n_classes))
+    return [top_class_record(counts.positive, names, p, table) for p in ps]
 
 
 def samples(

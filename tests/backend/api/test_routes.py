@@ -101,6 +101,13 @@ def test_one_pair(client: TestClient) -> None:
     assert client.get(f"{API}/pairs/teacher/student").json() == pair  # seeded
     classes = client.get(f"{API}/pairs/teacher/student/classes").json()["items"]
     assert [(row["class_name"], row["positive_flips"]) for row in classes] == [("cow", 3), ("ant", 2), ("bee", 1)]
+    tops = client.get(f"{API}/pairs/teacher/student/top-classes", params={"p": [20, 100]}).json()["items"]
+    assert [(row["p"], row["class_names"], row["n_flips_all"]) for row in tops] == [
+        (20.0, ["cow"], 6),
+        (100.0, ["cow", "ant", "bee"], 6),
+    ]
+    assert len(client.get(f"{API}/pairs/teacher/student/top-classes").json()["items"]) == 5
+    assert client.get(f"{API}/pairs/teacher/student/top-classes", params={"p": 0}).status_code == 422
     assert set(classes[0]) == {
         "class_index",
         "class_name",

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from backend.domain.pairs import ClassFlips, Pair
@@ -44,6 +45,31 @@ def test_classes(zoograft: Callable[..., Ran], zoo: Store, tmp_path: Path) -> No
     assert [(row["class_name"], row["positive_flips"]) for row in items] == [("cow", 3), ("ant", 2), ("bee", 1)]
     assert set(items[0]) == set(ClassFlips.model_fields)
     assert "75.00 %" in zoograft(*ask).out
+    tops = zoograft(*ask, "--top-p", "20,80", "--json").json["items"]
+    assert [(one["class_names"], one["n_flips"], one["mean_cosine"]) for one in tops] == [
+        (["cow"], 3, None),
+        (["cow", "ant"], 5, None),
+    ]
+    # Two of three classes have a vector, by name; 45 degrees between them.
+    np.savez(tmp_path / "v.npz", embedding=[[1.0, 0.0], [2.0, 2.0], [0.0, 1.0]], names=["Cow", "ant", "zebra"])
+    similar = (*ask, "--top-p", "80", "--embeddings", tmp_path / "v.npz")
+    [one] = zoograft(*similar, "--json").json["items"]
+    assert (one["n_covered"], one["n_covered_all"]) == (2, 2)
+    assert one["mean_cosine"] == pytest.approx(2**-0.5)
+    assert one["relative_similarity"] == pytest.approx(0)
+    assert "2 of 2" in zoograft(*similar).out
+    assert zoograft(*ask, "--embeddings", tmp_path / "v.npz").out.count(" %") >= 5
+    zoograft(*similar, "--csv", tmp_path / "tops.csv")
+    assert list(csv.DictReader((tmp_path / "tops.csv").read_text().splitlines()))[0]["class_names"] == "cow;ant"
+    for wrong, message in (("0", "--top-p"), ("5,x", "--top-p"), ("101", "--top-p")):
+        ran = zoograft(*ask, "--top-p", wrong)
+        assert (ran.code, message in ran.err) == (2, True)
+    for content in ({"vectors": [1.0]}, {"vectors": [[1.0]], "names": ["zebra"]}, {"other": [1]}):
+        np.savez(tmp_path / "wrong.npz", **content)
+        ran = zoograft(*ask, "--embeddings", tmp_path / "wrong.npz")
+        assert (ran.code, "embeddings" in ran.err) == (2, True)
+    assert zoograft(*ask, "--embeddings", tmp_path / "none.npz").code == 2
+
     zoograft(*ask, "--csv", tmp_path / "classes.csv")
     assert next(csv.reader((tmp_path / "classes.csv").read_text().splitlines())) == list(ClassFlips.model_fields)
 
