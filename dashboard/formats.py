@@ -30,6 +30,11 @@ def bracket(low: float | None, high: float | None, digits: int = 2) -> str:
     return f"95 %: [{100 * low:.{digits}f}, {100 * high:.{digits}f}]".replace("-", "−")
 
 
+def span(low: float, high: float, digits: int = 2) -> str:
+    """An interval below a number whose unit is known."""
+    return f"{100 * low:.{digits}f} to {100 * high:.{digits}f}".replace("-", "−")
+
+
 def p_value(value: float | None) -> str:
     if value is None:
         return NONE

@@ -8,11 +8,12 @@ import io
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from dash import Dash
-from flask import Response, request
+from flask import Response, request, send_file
 
 from backend.domain.errors import BadInput, NotFound, StoreUnavailable, ZoograftError
 from dashboard.reads import Reads
@@ -27,13 +28,23 @@ PAGE_ENDPOINTS = ("/", "/<path:path>")
 """Where Dash answers with its one HTML page."""
 
 
+PLOTLY = Path(__file__).parent / "vendor" / "plotly-cartesian.min.js"
+PLOTLY_PATH = "/_dash-component-suites/plotly/package_data/plotly.min.js"
+"""Where Dash looks for all of Plotly. Our figures need its Cartesian part alone, which a browser reads three times as
+fast (1.5 of 4.8 MB), and which compiles no code as it runs."""
+
+
 def install(app: Dash, reads: Reads) -> None:
     """Add the CSV route, the status and policy of pages and the treatment of assets to a dashboard's server.
 
     The last thing to do with an app: its policy names the inline scripts that its callbacks have put into the page.
     """
     server = app.server
-    policy = page_policy(app.csp_hashes())
+    policy = page_policy(list(dict.fromkeys(app.csp_hashes())))
+
+    @server.before_request
+    def plotly() -> Response | None:
+        return send_file(PLOTLY, conditional=True) if request.path == PLOTLY_PATH else None
 
     @server.after_request
     def pages(response: Response) -> Response:

@@ -33,7 +33,7 @@
       return m < 60 ? m + " min " + (s % 60) + " s" : Math.floor(m / 60) + " h " + (m % 60) + " min";
     },
     zgTheme: function (quartz) {
-      var shared = { fontFamily: "inherit", fontSize: 13, headerFontSize: 13, spacing: 6, wrapperBorderRadius: 8 };
+      var shared = { fontFamily: "inherit", fontSize: 13, headerFontSize: 13, spacing: 6, cellHorizontalPadding: 10, wrapperBorderRadius: 8 };
       function mode(own) { return Object.assign({}, shared, own); }
       return quartz
         .withParams(mode({ backgroundColor: "#FFFFFF", foregroundColor: "#1B1F24", accentColor: "#0068A3",

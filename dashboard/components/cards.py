@@ -8,6 +8,8 @@ from typing import Any
 import dash_mantine_components as dmc
 from dash import dcc, html
 
+from dashboard import formats
+
 GRAPH_CONFIG: dict[str, Any] = {
     "displaylogo": False,
     "responsive": True,
@@ -107,7 +109,13 @@ def figure_card(
                 align="flex-start",
                 mb="xs",
             ),
-            html.Div(graph, role="group", style={"minHeight": f"{height}px"}, **{"aria-label": f"Figure: {title}"}),
+            html.Div(
+                graph,
+                role="group",
+                className="figure-place",
+                style={"minHeight": f"{height}px"},
+                **{"aria-label": f"Figure: {title}"},
+            ),
         ],
         withBorder=True,
         p="md",
@@ -167,6 +175,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]], *, label: str, num
         role="region",
         **{"aria-label": label},
     )
+
+
+def with_interval(value: str, low: float | None, high: float | None, digits: int = 2) -> html.Div:
+    """A number in a table, its 95 % interval below it."""
+    if low is None or high is None:
+        return html.Div(value)
+    return html.Div([value, html.Div(formats.span(low, high, digits), className="interval")])
 
 
 def state_badge(state: str) -> html.Span:

@@ -43,7 +43,8 @@ def status(reads: Reads, job: Job) -> Any:
     if job.state is JobState.QUEUED:
         rows.append(("Waits for", _waits(reads, job)))
     if job.state is JobState.FAILED:
-        rows.append(("What now", "Mend what the message names, then Retry; Resume goes on from the last checkpoint."))
+        resume = "; Resume goes on from the last checkpoint" if reads.has_checkpoint(job.id) else ""
+        rows.append(("What now", f"Mend what the message names, then Retry{resume}."))
     if job.parent:
         rows.append(("Study", dmc.Anchor(str(job.parent), href=link("studies", str(job.parent)))))
     if job.retry_of:

@@ -62,13 +62,10 @@ def summary(table: StudyTable) -> Any:
         "Method",
         "Transfers",
         "Succeed",
-        "95 %",
+        "Of weaker teachers",
         "Mean Δ",
-        "95 %",
         "Above control",
-        "95 %",
         "Beat control",
-        "Weaker teachers",
         "Gain",
         "Loss",
     )
@@ -76,20 +73,21 @@ def summary(table: StudyTable) -> Any:
         [
             one.label,
             formats.whole(one.n_transfers),
-            formats.percent(one.success_rate, 0),
-            formats.interval(one.success_rate_low, one.success_rate_high, 0),
-            formats.signed_percent(one.mean_delta),
-            formats.interval(one.mean_delta_low, one.mean_delta_high),
-            formats.signed_percent(one.mean_delta_above_control),
-            formats.interval(one.mean_delta_above_control_low, one.mean_delta_above_control_high),
-            formats.percent(one.success_rate_above_control, 0),
+            cards.with_interval(formats.percent(one.success_rate, 0), one.success_rate_low, one.success_rate_high, 0),
             f"{formats.percent(one.success_rate_weaker, 0)} of {one.n_weaker}" if one.n_weaker else formats.NONE,
+            cards.with_interval(formats.signed_percent(one.mean_delta), one.mean_delta_low, one.mean_delta_high),
+            cards.with_interval(
+                formats.signed_percent(one.mean_delta_above_control),
+                one.mean_delta_above_control_low,
+                one.mean_delta_above_control_high,
+            ),
+            formats.percent(one.success_rate_above_control, 0),
             formats.percent(one.mean_gain),
             formats.percent(one.mean_loss),
         ]
         for one in table.methods
     ]
-    return cards.table(head, rows, label="Methods", numeric=tuple(range(1, 12)))
+    return cards.table(head, rows, label="Methods", numeric=tuple(range(1, 9)))
 
 
 def teacher_sets(table: StudyTable) -> Any:
@@ -101,7 +99,6 @@ def teacher_sets(table: StudyTable) -> Any:
         "Mean Δ",
         "One teacher",
         "Difference",
-        "95 %",
         "Better in",
     )
     rows = [
@@ -111,33 +108,43 @@ def teacher_sets(table: StudyTable) -> Any:
             formats.whole(one.n_transfers),
             formats.signed_percent(one.mean_delta),
             formats.signed_percent(one.mean_single_delta),
-            formats.signed_percent(one.mean_delta_difference),
-            formats.interval(one.mean_delta_difference_low, one.mean_delta_difference_high),
+            cards.with_interval(
+                formats.signed_percent(one.mean_delta_difference),
+                one.mean_delta_difference_low,
+                one.mean_delta_difference_high,
+            ),
             formats.percent(one.win_rate, 0),
         ]
         for one in table.teacher_set_summaries
     ]
-    return cards.table(head, rows, label="Several teachers against one", numeric=tuple(range(2, 8)))
+    return cards.table(head, rows, label="Several teachers against one", numeric=tuple(range(2, 7)))
 
 
 def differences(table: StudyTable) -> Any:
     """Paired differences between methods: the same pairs and seeds by both."""
     if not table.differences:
         return dmc.Text("Two methods on the same pairs are needed for a difference.", size="sm", c="dimmed")
-    head = ("Method", "Beside", "Same transfers", "Succeeds more often by", "95 %", "Mean Δ larger by", "95 %")
+    head = ("Method", "Beside", "Same transfers", "Succeeds more often by", "Mean Δ larger by")
     rows = [
         [
             one.label,
             one.baseline,
             formats.whole(one.n_pairs),
-            formats.signed_percent(one.success_rate_difference, 0),
-            formats.interval(one.success_rate_difference_low, one.success_rate_difference_high, 0),
-            formats.signed_percent(one.mean_delta_difference),
-            formats.interval(one.mean_delta_difference_low, one.mean_delta_difference_high),
+            cards.with_interval(
+                formats.signed_percent(one.success_rate_difference, 0),
+                one.success_rate_difference_low,
+                one.success_rate_difference_high,
+                0,
+            ),
+            cards.with_interval(
+                formats.signed_percent(one.mean_delta_difference),
+                one.mean_delta_difference_low,
+                one.mean_delta_difference_high,
+            ),
         ]
         for one in table.differences
     ]
-    return cards.table(head, rows, label="Paired differences of methods", numeric=(2, 3, 4, 5, 6))
+    return cards.table(head, rows, label="Paired differences of methods", numeric=(2, 3, 4))
 
 
 def listing(rows: Sequence[StudyRow], most: int = 200) -> Any:

@@ -88,7 +88,7 @@ def _options(reads: Reads) -> list[tuple[str, str]]:
     for run in reads.remem_runs():
         result, _ = reads.remem(run.job_id)
         if any(snapshot.expertness for teacher in result.teachers for snapshot in teacher.snapshots):
-            runs.append((str(run.job_id), f"ReMem: {run.subject}, {formats.moment(run.finished_at)} UTC"))
+            runs.append((str(run.job_id), f"ReMem: {run.subject}, {formats.moment(run.finished_at)[:16]}"))
     return [*((f"{dataset}/{split}", f"{dataset} ({split})") for dataset, split in boards), *runs]
 
 

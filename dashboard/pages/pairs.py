@@ -131,7 +131,7 @@ def layout(reads: Reads, view: View) -> Any:
                         cellRenderer="ZgLink",
                         tooltipField="teacher",
                         flex=2,
-                        minWidth=165,
+                        minWidth=136,
                         sortable=False,
                     ),
                     grids.column(
@@ -140,17 +140,23 @@ def layout(reads: Reads, view: View) -> Any:
                         cellRenderer="ZgLink",
                         tooltipField="student",
                         flex=2,
-                        minWidth=165,
+                        minWidth=136,
                         sortable=False,
                     ),
-                    grids.numeric("positive_flip_rate", "Pos. flips", grids.PERCENT, width=92),
-                    grids.column("positive", "95 % (in %)", type="rightAligned", width=114, sortable=False),
-                    grids.numeric("negative_flip_rate", "Neg. flips", grids.PERCENT, width=92),
-                    grids.numeric("accuracy_difference", "Difference", grids.POINTS, width=100),
-                    grids.numeric("flip_entropy_nats", "Entropy", grids.FIXED, width=80),
-                    grids.numeric("teacher_accuracy", "Teacher", grids.PERCENT, width=84),
-                    grids.numeric("student_accuracy", "Student", grids.PERCENT, width=84),
-                    grids.numeric("mcnemar_p_value", "p", grids.P_VALUE, width=74),
+                    grids.numeric("positive_flip_rate", "Pos. flips", grids.PERCENT, width=84),
+                    grids.column("positive", "95 % (in %)", type="rightAligned", width=112, sortable=False),
+                    grids.numeric("negative_flip_rate", "Neg. flips", grids.PERCENT, width=86),
+                    grids.numeric("accuracy_difference", "Difference", grids.POINTS, width=92),
+                    grids.numeric("flip_entropy_nats", "Entropy", grids.FIXED, width=74),
+                    grids.numeric(
+                        "teacher_accuracy", "T. acc.", grids.PERCENT, width=78, headerTooltip="Accuracy of the teacher"
+                    ),
+                    grids.numeric(
+                        "student_accuracy", "S. acc.", grids.PERCENT, width=78, headerTooltip="Accuracy of the student"
+                    ),
+                    grids.numeric(
+                        "mcnemar_p_value", "p", grids.P_VALUE, width=76, headerTooltip="McNemar's exact two-sided test"
+                    ),
                 ],
                 label="Pairs of models",
                 height=480,

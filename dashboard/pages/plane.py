@@ -90,7 +90,7 @@ def register(app: Dash, reads: Reads, actions: Any) -> None:
 def _options(reads: Reads, planes: list[Plane]) -> list[tuple[str, str]]:
     """ReMem runs, then planes of several models, then models alone on theirs."""
     runs = [
-        (str(run.job_id), f"ReMem: {run.subject}, {formats.moment(run.finished_at)} UTC") for run in reads.remem_runs()
+        (str(run.job_id), f"ReMem: {run.subject}, {formats.moment(run.finished_at)[:16]}") for run in reads.remem_runs()
     ]
     zoo = [
         (

@@ -74,6 +74,10 @@ class CatalogReads(Door):
         with self.store.read() as connection:
             return list(catalog_queries.evaluations(connection, model=model, limit=200).items)
 
+    def no_model(self) -> bool:
+        with self.store.read() as connection:
+            return zoo_queries.is_empty(connection)
+
     def zoo(
         self,
         board: Board | None,

@@ -158,9 +158,4 @@ def _transfer_row(id: UUID, spec: Mapping[str, Any], result: Mapping[str, Any]) 
     method = spec["method"]
     parts = [method["method"], *(str(method[name]) for name in ("partition",) if name in method)]
     label = " ".join(parts) if result.get("teacher_names") else f"control {method['method']}"
-    row = study_row(str(id), label, method, result)
-    if row.control_delta is None and result.get("control_delta") is not None:
-        # It trained its own control.
-        above = row.transfer_delta - result["control_delta"]
-        return row.model_copy(update={"control_delta": result["control_delta"], "delta_above_control": above})
-    return row
+    return study_row(str(id), label, method, result)

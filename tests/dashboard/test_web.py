@@ -1,13 +1,17 @@
 """CSV of every chart, and assets that are compressed and kept."""
 
+import base64
 import csv
 import gzip
+import hashlib
 import io
+import re
 
 import pytest
 
+from backend.domain.errors import StoreUnavailable
 from dashboard.app import create_app
-from dashboard.web import IMMUTABLE, to_csv
+from dashboard.web import IMMUTABLE, PLOTLY_PATH, to_csv
 
 
 @pytest.fixture
@@ -94,3 +98,55 @@ def test_no_page_asks_another_host(client):
     page = client.get("/").get_data(as_text=True)
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
+
+
+@pytest.mark.parametrize(
+    "path, status",
+    [
+        ("/", 200),
+        ("/pairs", 200),
+        ("/zoo/cnn_a", 200),
+        ("/zoo/nobody", 404),
+        ("/pairs/vit_b/cnn_a", 200),
+        ("/pairs/vit_b/nobody", 404),
+        ("/pairs/vit_b/vit_b", 404),
+        ("/jobs/not-an-id", 404),
+        ("/jobs/00000000-0000-7000-8000-000000000001", 404),
+        ("/studies/00000000-0000-7000-8000-000000000001", 404),
+        ("/nowhere/at/all", 404),
+    ],
+)
+def test_a_path_that_names_nothing_is_not_found_and_still_the_same_page(client, path, status):
+    answer = client.get(path)
+    assert answer.status_code == status
+    assert "_dash-renderer" in answer.get_data(as_text=True)
+
+
+def test_a_page_of_a_lost_database_is_unavailable(client, monkeypatch):
+    def gone(*_):
+        raise StoreUnavailable("the database does not answer")
+
+    monkeypatch.setattr("dashboard.reads.Reads.model", gone)
+    assert client.get("/zoo/cnn_a").status_code == 503
+
+
+def test_pages_run_only_the_inline_scripts_that_their_policy_names(client):
+    answer = client.get("/pairs")
+    policy = dict(part.strip().split(" ", 1) for part in answer.headers["Content-Security-Policy"].split(";"))
+    assert "unsafe" not in policy["script-src"]
+    page = answer.get_data(as_text=True)
+    inline = re.findall(r"<script(?![^>]*(?:src=|application/json))[^>]*>(.*?)</script>", page, re.DOTALL)
+    assert len(inline) > 3
+    for script in inline:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in policy["script-src"]
+
+
+def test_plotly_is_the_part_that_the_figures_need_of_the_version_that_wrote_them(client):
+    from plotly.offline import get_plotlyjs_version
+
+    with client.get(PLOTLY_PATH, headers={"Accept-Encoding": "gzip"}) as script:
+        text = gzip.decompress(script.get_data())[:200].decode()
+    assert f"plotly.js (cartesian - minified) v{get_plotlyjs_version()}" in text
+    with client.get(PLOTLY_PATH, headers={"If-None-Match": script.headers["ETag"]}) as again:
+        assert again.status_code == 304

@@ -203,14 +203,19 @@ def subject(kind: str, spec: Mapping[str, Any]) -> str:
     if kind == "study":
         return str(spec.get("name", ""))
     if kind == "scan":
-        models = spec.get("models") or ()
-        shown = ", ".join(models[:3]) + (f" and {len(models) - 3} more" if len(models) > 3 else "")
-        return f"{shown} on {data}"
+        return f"{_some(spec.get('models') or ())} on {data}"
     if kind == "register":
         return str(((spec.get("model") or spec.get("dataset")) or {}).get("name", ""))
-    parts = [spec.get("analysis"), spec.get("model"), spec.get("teacher"), spec.get("student")]
-    named = " ".join(str(part) for part in parts if isinstance(part, str))
+    if kind == "analysis":
+        named = f"{spec.get('analysis')} of {_some(spec.get('models') or ())}"
+    else:
+        learner = spec.get("student")
+        named = " → ".join(str(one) for one in (spec.get("teacher") or spec.get("model"), learner) if one)
     return " on ".join(part for part in (named, data if isinstance(data, str) else "") if part)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def seconds_left(state: str, step: int, total: int, started_at: float | None, now: float) -> float | None:

@@ -58,13 +58,22 @@ def zoo(
         BadInput: unknown columns.
     """
     statement, columns = _joined(connection, dataset, split)
-    statement = statement.where(*conditions(filters, columns))
+    wanted = conditions(filters, columns)
     for word in (search or "").lower().split():
         escaped = word.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-        statement = statement.where(func.lower(_m.name).like(f"%{escaped}%", escape="\\"))
-    total = connection.execute(select(func.count()).select_from(statement.order_by(None).subquery())).scalar_one()
+        wanted.append(func.lower(_m.name).like(f"%{escaped}%", escape="\\"))
+    statement = statement.where(*wanted)
+    # How models scored need not be looked up to count them, unless that is what they are filtered by.
+    own = set(filters or ()) <= {"name", "family", "source", "architecture", "param_count"}
+    counted = select(_m.id).where(*wanted) if own else statement.order_by(None)
+    total = connection.execute(select(func.count()).select_from(counted.subquery())).scalar_one()
     rows = connection.execute(statement.order_by(*order(sort, columns), _m.name).offset(offset).limit(limit))
     return [_row(row) for row in rows], int(total)
+
+
+def is_empty(connection: Connection) -> bool:
+    """Whether there is no model at all."""
+    return connection.execute(select(_m.id).limit(1)).first() is None
 
 
 def runnable(connection: Connection, dataset: str, split: str, n_classes: int) -> list[tuple[str, float]]:

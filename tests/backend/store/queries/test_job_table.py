@@ -112,6 +112,9 @@ def test_time_left_is_a_straight_line(state, step, total, started, left):
         ("register", {"model": {"name": "m"}, "dataset": None}, "m"),
         ("study", {"name": "s"}, "s"),
         ("finetune", {"model": "m", "dataset": "x"}, "m on x"),
+        ("remem", {"model": "m", "student": "s", "dataset": "x"}, "m → s on x"),
+        ("kdep", {"teacher": "t", "student": "s", "dataset": "x"}, "t → s on x"),
+        ("analysis", {"analysis": "logme", "models": ["a", "b"], "dataset": "x"}, "logme of a, b on x"),
         ("sleep", {"steps": 1}, ""),
     ],
 )

@@ -3,6 +3,7 @@
 import pytest
 
 from backend.domain.errors import BadInput
+from backend.store.queries.zoo import is_empty, runnable
 from backend.store.queries.zoo import zoo as read_zoo
 
 HERE = {"dataset": "pets", "split": "val"}
@@ -90,3 +91,22 @@ def test_what_is_not_a_column_is_refused(pets, wanted):
 def test_an_underscore_is_a_letter(pets):
     assert names(pets, search="resnet.a") == []
     assert names(pets, search="%") == []
+
+
+def test_who_can_be_asked_to_teach(pets):
+    with pets.read() as connection:
+        assert not is_empty(connection)
+        everyone = runnable(connection, "pets", "val", 4)
+        rows, _ = read_zoo(connection, **HERE)
+    scored = {row.name: row.accuracy for row in rows if row.accuracy is not None and row.source != "external"}
+    assert dict(everyone) == scored
+    assert [accuracy for _, accuracy in everyone] == sorted(scored.values(), reverse=True)
+
+
+def test_the_count_is_that_of_the_rows(pets):
+    bounds = {"accuracy": {"filterType": "number", "type": "greaterThan", "filter": 0.0}}
+    words = {"name": {"filterType": "text", "type": "contains", "filter": "vit"}}
+    for wanted in ({}, {"filters": bounds}, {"filters": words}, {"search": "vit"}):
+        with pets.read() as connection:
+            rows, total = read_zoo(connection, **HERE, **wanted)
+        assert total == len(rows)
