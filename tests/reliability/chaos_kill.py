@@ -19,7 +19,7 @@ from uuid import UUID
 from tests.reliability.harness import Lab, arguments, check_exact, laboratory, sleep_digest, verdict
 
 TRAINING = {"batch_size": 32, "lr": 0.01, "seed": 3}
-FINETUNING = {"epochs": 1, "batch_size": 64, "lrs": [0.1, 0.01], "seeds": [0, 1]}
+FINETUNING = {"epochs": 1, "batch_size": 64, "lrs": [0.1, 0.01], "seeds": [0, 1, 2]}
 TUNING = {
     "settings": "baseline,both",
     **{"lr": 0.05, "steps": 16, "stop_points": [8, 16], "warmup_steps": 1, "batch_size": 32, "augment": "none"},
@@ -92,6 +92,7 @@ def _kill(lab: Lab, crew, options, ids, submit) -> tuple[dict[str, int], int]:
     chance = options.random
     kills = {"child": 0, "supervisor": 0, "both": 0}
     orphans = 0
+    deck: list[str] = []
     while sum(kills.values()) < options.count:
         time.sleep(chance.uniform(0.1, 1.2))
         if lab.at_risk():
@@ -101,7 +102,8 @@ def _kill(lab: Lab, crew, options, ids, submit) -> tuple[dict[str, int], int]:
             if lab.wait(ids, 0.01):
                 submit(2)
             continue
-        what = chance.choice(list(kills))
+        deck = deck or chance.sample(list(kills), len(kills))  # of each as many, in a random order
+        what = deck.pop()
         if what != "supervisor":
             with contextlib.suppress(ProcessLookupError):
                 os.kill(chance.choice(running), signal.SIGKILL)

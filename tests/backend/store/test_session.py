@@ -114,6 +114,23 @@ def test_without_begin_immediate_they_fail_at_once(sqlite_url: str, tmp_path: Pa
     store.close()
 
 
+def test_a_writer_that_never_gets_its_turn_is_told_so_and_the_next_one_waits_as_long(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "BUSY_TIMEOUT_S", 0.3)
+    first, second = Store.open(sqlite_url), Store.open(sqlite_url)
+    with first.write():
+        for _ in range(2):
+            began = time.monotonic()
+            with pytest.raises(StoreUnavailable, match="locked"), second.write():
+                pass
+            assert time.monotonic() - began >= 0.3
+    with second.write() as connection:
+        assert connection.scalar(text("PRAGMA busy_timeout")) == 300, "for a commit that waits for readers"
+    first.close()
+    second.close()
+
+
 def test_readers_do_not_wait_for_an_open_write_transaction(store: Store) -> None:
     with store.write() as connection:
         connection.execute(text("CREATE TABLE notes (line text)"))
