@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -15,9 +16,14 @@ from backend.domain.jobs import TERMINAL, Job, JobState
 from backend.domain.kdep_studies import KdepStudySpec, KdepTable, is_kdep_study
 from backend.domain.records import bad_input, canonical_json
 from backend.domain.specs import FinetuneSpec, dump_spec
-from backend.domain.studies import StudyChild, StudySpec, plan_study
-from backend.domain.study_summary import StudyTable, study_row, summarise
+from backend.domain.studies import StudyChild, StudySpec, named_pairs, plan_study
+from backend.domain.study_pairs import summarise_pairs
+from backend.domain.study_summary import MOST_PAIRS, StudyTable, study_row, summarise
+from backend.settings import Settings
 from backend.store import catalog, job_reads, jobs
+from backend.store.queries import flipped
+from backend.store.queries import pairs as pair_queries
+from backend.store.session import Store
 
 MAX_FILE_BYTES = 1_000_000
 
@@ -113,7 +119,45 @@ def study_table(connection: Connection, study_id: UUID) -> StudyTable | KdepTabl
             failed += 1
         else:
             waiting += 1
-    return summarise(rows, failed, waiting)
+    return _with_pairs(connection, spec, summarise(rows, failed, waiting))
+
+
+def study_top_classes(
+    store: Store, settings: Settings, study_id: UUID, ps: Sequence[float]
+) -> Iterator[dict[str, Any]]:
+    """Fig. 2 as rows: for every pair of a study and every p the top-p classes and how alike they are.
+
+    Raises:
+        NotFound: no such study.
+    """
+    with store.read() as connection:
+        job = jobs.get(connection, study_id)
+        if job.kind != "study" or is_kdep_study(job.spec):
+            raise NotFound("study", str(study_id), "a study of pairs or transfers")
+        table = study_table(connection, study_id)
+    assert isinstance(table, StudyTable)
+    for pair in table.pairs:
+        tops = flipped.top_classes(
+            store, settings, pair.teacher, pair.student, ps, dataset=pair.dataset, split=pair.split
+        )
+        for top in tops:
+            values = top.model_dump(mode="json", exclude={"class_indices", "class_names"})
+            yield {"teacher": pair.teacher, "student": pair.student, **values}
+
+
+def _with_pairs(connection: Connection, spec: StudySpec, table: StudyTable) -> StudyTable:
+    """The table with the pairs that the study's scan has counted."""
+    if not spec.scan:
+        return table
+    try:
+        dataset = catalog.get_dataset(connection, spec.dataset)
+    except NotFound:
+        return table
+    wanted = named_pairs(spec)
+    found = pair_queries.chosen_pairs(connection, dataset.name, dataset.evaluation_split(spec.split), wanted)
+    shown = tuple(found) if len(found) <= MOST_PAIRS else ()
+    summary = summarise_pairs(found, n_missing=len(wanted) - len(found))
+    return table.model_copy(update={"pairs": shown, "pair_summary": summary})
 
 
 def _is_made(connection: Connection, child: StudyChild) -> bool:

@@ -10,7 +10,7 @@ import typer
 from backend.cli.follow import Detach, attach, finish, require_workers, show_queued
 from backend.cli.opening import open_store, parse_id
 from backend.cli.output import Json, Limit, note, pages, print_items, print_json, print_table, when
-from backend.cli.study_table import print_study, write_rows
+from backend.cli.study_table import print_study, write_records, write_rows
 from backend.domain.errors import BadInput
 
 app = typer.Typer(no_args_is_help=True, help="Studies: many transfers as one job.")
@@ -82,18 +82,29 @@ def show_study(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write one row a transfer here: .csv or .parquet.")
     ] = None,
+    top_classes: Annotated[
+        Path | None,
+        typer.Option(help="Write every pair's top-p classes and how alike they are here: .csv or .parquet."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show one study: its children by state, and the table of its methods."""
     from backend import studies
+    from backend.domain.transfers import TOP_P
     from backend.store.queries import jobs as queries
 
-    with open_store() as (_, store), store.read() as connection:
-        study = queries.study(connection, parse_id(id))
-        table = studies.study_table(connection, study.job.id)
+    with open_store() as (settings, store):
+        with store.read() as connection:
+            study = queries.study(connection, parse_id(id))
+            table = studies.study_table(connection, study.job.id)
+        if top_classes is not None:
+            tops = list(studies.study_top_classes(store, settings, study.job.id, (*TOP_P,)))
+            write_records(top_classes, list(tops[0]) if tops else ["teacher", "student", "p"], tops)
+            note(f"{len(tops)} rows written to {top_classes}")
+            return
     if output is not None:
         write_rows(table, output)
-        note(f"{len(table.rows)} transfers written to {output}")
+        note(f"{len(table.rows) or len(getattr(table, 'pairs', ()))} rows written to {output}")
     elif json:
         print_json({**study.model_dump(mode="json"), "table": table})
     else:

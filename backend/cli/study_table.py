@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from backend.cli.kdep_table import print_kdep_study, write_kdep_rows
-from backend.cli.output import note, percent, print_table, write_csv
+from backend.cli.output import note, percent, print_fields, print_table, write_csv
 from backend.domain.errors import BadInput
 from backend.domain.kdep_studies import KdepTable
+from backend.domain.pairs import Pair
+from backend.domain.study_pairs import PairSummary
 from backend.domain.study_summary import MethodSummary, StudyRow, StudyTable
 
 
@@ -18,8 +20,10 @@ def print_study(table: StudyTable | KdepTable) -> None:
     if isinstance(table, KdepTable):
         print_kdep_study(table)
         return
+    if table.pair_summary is not None:
+        _print_pairs(table.pair_summary)
     if not table.rows:
-        note("no transfer has finished yet")
+        note("no transfer has finished yet" if table.pair_summary is None else "no transfers in this study (yet)")
         return
     print_table(
         (
@@ -59,6 +63,30 @@ def print_study(table: StudyTable | KdepTable) -> None:
         note(f"{table.n_failed} transfers failed or were cancelled, {table.n_open} are still to come")
 
 
+def _print_pairs(summary: PairSummary) -> None:
+    fields = [
+        ("pairs", f"{summary.n_pairs}" + (f", {summary.n_missing} not counted (yet)" if summary.n_missing else "")),
+        (
+            "positive flips",
+            f"{percent(summary.positive_flip_rate_min)} to {percent(summary.positive_flip_rate_max)}, median "
+            f"{percent(summary.positive_flip_rate_median)}",
+        ),
+    ]
+    if summary.positive_flip_rate_min_weaker is not None and summary.positive_flip_rate_median_weaker is not None:
+        fields.append(
+            (
+                f"of {summary.n_weaker_teacher} weaker teachers",
+                f"at least {percent(summary.positive_flip_rate_min_weaker)}, median "
+                f"{percent(summary.positive_flip_rate_median_weaker)}",
+            )
+        )
+    fields.append(("entropy of the flips", f"median {summary.entropy_median_nats:.3f} nats"))
+    if summary.difference_and_entropy is not None:
+        fields.append(("accuracy difference and entropy", f"Spearman {summary.difference_and_entropy:.3f}"))
+    print_fields(dict(fields))
+    print()
+
+
 def write_rows(table: StudyTable | KdepTable, path: Path) -> None:
     """One row a transfer, as CSV or Parquet by the file's name.
 
@@ -68,21 +96,33 @@ def write_rows(table: StudyTable | KdepTable, path: Path) -> None:
     if isinstance(table, KdepTable):
         write_kdep_rows(table, path)
         return
+    if table.pairs and not table.rows:
+        write_records(path, list(Pair.model_fields), [pair.model_dump(mode="json") for pair in table.pairs])
+        return
     columns = [name for name in StudyRow.model_fields if name not in ("params", "transfer_rate")]
+    write_records(path, columns, [_flat(row, columns) for row in table.rows])
+
+
+def write_records(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
+    """Rows as CSV or Parquet by the file's name.
+
+    Raises:
+        BadInput: another ending, or a file that cannot be written.
+    """
     if path.suffix == ".parquet":
-        _write_parquet(table.rows, columns, path)
+        _write_parquet(rows, path)
     elif path.suffix == ".csv" or str(path) == "-":
-        write_csv(path, columns, (_flat(row, columns) for row in table.rows))
+        write_csv(path, columns, rows)
     else:
         raise BadInput("--output", str(path), "a name that ends in .csv or .parquet")
 
 
-def _write_parquet(rows: Iterable[StudyRow], columns: list[str], path: Path) -> None:
+def _write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        pq.write_table(pa.Table.from_pylist([_flat(row, columns) for row in rows]), path)
+        pq.write_table(pa.Table.from_pylist(rows), path)
     except OSError as error:
         raise BadInput("--output", str(path), f"a file that can be written ({error})") from None
 

@@ -28,18 +28,21 @@ class ZooEntry(Record):
     """A model the study makes first: described, and trained on the study's data where `train` is given.
 
     `train_split` and `subset` are this model's own training data, in place of the study's `zoo_train_split` and
-    `zoo_subset`: models that saw different images know different things.
+    `zoo_subset`: models that saw different images know different things. So is `dataset`, of the same classes (another
+    domain). `tune` trains the classifier alone (`head`), for pretrained models on other data.
     """
 
     model: ModelSpec
     train: dict[str, Any] | None = None
+    dataset: Name | None = None
     train_split: Name | None = None
     subset: Subset | None = None
+    tune: Literal["all", "head"] = "all"
 
     @model_validator(mode="after")
     def _trained(self) -> ZooEntry:
-        for name in ("train_split", "subset"):
-            if self.train is None and getattr(self, name) is not None:
+        for name in ("dataset", "train_split", "subset", "tune"):
+            if self.train is None and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name}: {self.model.name} is not trained by the study; give it `train` too")
         return self
 
@@ -72,7 +75,7 @@ Pairs = Literal["all"] | RandomPairs | TeachersAndStudents | tuple[tuple[Name, N
 
 
 class StudySpec(Record):
-    """The study file.
+    """The study file. Without `methods` it is about the pairs alone: their flips, and nothing is transferred.
 
     `methods` are names or objects (`{method: kl_dp, partition: unsupervised, label: "KL+DP unsup."}`); `settings` hold
     for every method that knows them, `grid` multiplies the methods. With `zoo_seeds` every seed trains its own zoo,
@@ -93,7 +96,7 @@ class StudySpec(Record):
     models: tuple[Name, ...] = ()
     pairs: Pairs = "all"
     teacher_sets: tuple[TeacherSet, ...] = ()
-    methods: tuple[dict[str, Any], ...] = Field(min_length=1, max_length=200)
+    methods: tuple[dict[str, Any], ...] = Field(default=(), max_length=200)
     settings: dict[str, Any] = Field(default_factory=dict)
     grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1, max_length=100)
@@ -137,6 +140,10 @@ class StudySpec(Record):
             raise ValueError("models: a name is given twice")
         if not names and isinstance(self.pairs, (str, RandomPairs)):
             raise ValueError("models: name at least two models, or describe them under zoo")
+        if not self.methods and not self.scan:
+            raise ValueError("methods: name one at least; a study of pairs alone (no methods) has to scan its models")
+        if not self.methods and self.teacher_sets:
+            raise ValueError("teacher_sets: name a method that uses them")
         return self
 
 
@@ -213,6 +220,23 @@ def pairs_of(spec: StudySpec, names: Sequence[str]) -> list[tuple[tuple[str, ...
     return [*drawn, *((one.teachers, one.student) for one in spec.teacher_sets)]
 
 
+def named_pairs(spec: StudySpec) -> list[tuple[str, str]]:
+    """The ordered (teacher, student) pairs of the study's models by their names in the catalog, for every zoo.
+
+    Raises:
+        BadInput: more pairs are to be drawn than there are.
+    """
+    names = [*spec.models, *(entry.model.name for entry in spec.zoo)]
+    trained = {entry.model.name for entry in spec.zoo if entry.train is not None and spec.zoo_seeds}
+    found = [
+        tuple(f"{name}-s{seed}" if name in trained else name for name in (teacher, student))
+        for seed in (spec.seeds if spec.zoo_seeds else spec.seeds[:1])
+        for teachers, student in pairs_of(spec, names)
+        for teacher in teachers
+    ]
+    return [(teacher, student) for teacher, student in dict.fromkeys(found)]
+
+
 def plan_study(spec: StudySpec) -> list[StudyChild]:
     """The study's jobs: data sets, zoo, scan, controls, transfers; `after` keeps each behind what it needs.
 
@@ -268,7 +292,7 @@ def plan_study(spec: StudySpec) -> list[StudyChild]:
         )
 
     for seed in spec.seeds:
-        if spec.controls and spec.labelled:
+        if spec.controls and spec.labelled and chosen:
             jobs += _controls(chosen, pairs, seed, of, transfer)
         done: dict[str, str] = {}
         for variant in chosen:
@@ -313,10 +337,11 @@ def _make(
         params = CeParams.model_validate({**parse_method("ce", {"augment": "none", **settings}).model_dump()})
         training = FinetuneSpec(
             model=base.name,
-            dataset=spec.dataset,
-            train_split=entry.train_split or spec.zoo_train_split or spec.train_split,
-            split=spec.split,
+            dataset=entry.dataset or spec.dataset,
+            train_split=entry.train_split or (None if entry.dataset else spec.zoo_train_split or spec.train_split),
+            split=None if entry.dataset else spec.split,
             subset=entry.subset or spec.zoo_subset,
+            tune=entry.tune,
             params=params,
             save_as=name,
             device=spec.device,

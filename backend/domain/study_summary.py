@@ -18,9 +18,12 @@ from pydantic import Field
 
 from backend.domain.intervals import BOOTSTRAP_DRAWS, bootstrap_mean, wilson_interval
 from backend.domain.methods import TrainingParams, turns
+from backend.domain.pairs import Pair
 from backend.domain.records import Record
+from backend.domain.study_pairs import PairSummary
 
 CONTROL = "control"
+MOST_PAIRS = 5_000
 Against = Literal["best single teacher", "most accurate teacher"]
 
 
@@ -138,13 +141,16 @@ class TeacherSetSummary(Record):
 
 
 class StudyTable(Record):
-    """The whole result: a row a transfer, a summary a method, all paired differences, several teachers beside one."""
+    """The whole result: a row a transfer, a summary a method, all paired differences, several teachers beside one; and
+    the study's pairs as they were before (of more than `MOST_PAIRS` the summary alone)."""
 
     rows: tuple[StudyRow, ...]
     methods: tuple[MethodSummary, ...]
     differences: tuple[MethodDifference, ...]
     teacher_sets: tuple[TeacherSetRow, ...] = ()
     teacher_set_summaries: tuple[TeacherSetSummary, ...] = ()
+    pairs: tuple[Pair, ...] = ()
+    pair_summary: PairSummary | None = None
     n_failed: int = 0
     n_open: int = 0
 

@@ -177,6 +177,15 @@ def _status(study: Study) -> Any:
 
 def _tables(reads: Reads, study: Study) -> Any:
     table = reads.study_table(study.job.id)
+    if not table.rows and isinstance(table, StudyTable) and table.pair_summary is not None:
+        shown = cards.downloads(None, "study-pairs", "the pairs")
+        return cards.section(
+            "Pairs",
+            cards.facts([(name.replace("_", " "), _shown(value)) for name, value in table.pair_summary]),
+            dmc.Anchor("To the pairs", href=link("pairs"), size="sm"),
+            text="Flips of the study's pairs; nothing was transferred.",
+            right=shown,
+        )
     if not table.rows:
         return states.empty(
             "No transfer of this study has finished yet",
@@ -257,7 +266,12 @@ def _csv(reads: Reads, view: View, part: str) -> Iterator[dict[str, Any]]:
         if part == "rows":
             yield from transfer_charts.csv_rows(table.rows, {})
             return
-        named = {"summaries": table.methods, "differences": table.differences, "sets": table.teacher_sets}
+        named = {
+            "summaries": table.methods,
+            "differences": table.differences,
+            "sets": table.teacher_sets,
+            "pairs": table.pairs,
+        }
         records: Sequence[Record] = named[part]
     else:
         records = getattr(table, part)
@@ -268,6 +282,7 @@ def _csv(reads: Reads, view: View, part: str) -> Iterator[dict[str, Any]]:
 TABLES = {
     "study-summary": partial(_csv, part="summaries"),
     "study-differences": partial(_csv, part="differences"),
+    "study-pairs": partial(_csv, part="pairs"),
     "study-sets": partial(_csv, part="sets"),
     "study-transfers": partial(_csv, part="rows"),
     **{f"{PREFIX}-{name}": partial(_csv, part="rows") for name in SHOWN},

@@ -16,7 +16,8 @@ from backend.domain.datasets import Dataset, Split
 from backend.domain.errors import BadInput, Conflict, NotFound
 from backend.domain.jobs import Cause
 from backend.settings import Settings
-from backend.store import catalog, job_reads
+from backend.store import catalog, job_reads, jobs
+from backend.store.job_records import new_id
 from backend.store.session import Store
 from backend.submission import retry, submit
 from tests.services.driver import Driver
@@ -165,3 +166,38 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     path.write_bytes(b"#" * 1_000_001)
     with pytest.raises(BadInput, match="1000000 bytes"):
         studies.load(path)
+
+
+def test_a_study_of_pairs_has_their_flips_and_top_classes(zoo: Store, settings: Settings, tmp_path: Path) -> None:
+    spec = studies.parse(
+        {"name": "p", "dataset": "golden", "models": ["student", "teacher", "after"], "pairs": [["teacher", "student"]]}
+    )
+    child = studies.plan_study(spec)[0]
+    assert child.kind == "scan"
+    with zoo.read() as connection:
+        table = studies._with_pairs(connection, spec, studies.summarise([]))
+    assert [(pair.teacher, pair.positive_flip_rate) for pair in table.pairs] == [("teacher", 0.5)]
+    assert table.pair_summary is not None
+    assert (table.pair_summary.n_pairs, table.pair_summary.n_missing) == (1, 0)
+    assert table.pair_summary.positive_flip_rate_min == 0.5
+
+    everything = spec.model_copy(update={"pairs": "all", "models": (*spec.models, "nobody")})
+    with zoo.read() as connection:
+        wider = studies._with_pairs(connection, everything, studies.summarise([]))
+    assert (len(wider.pairs), wider.pair_summary and wider.pair_summary.n_missing) == (6, 6)
+    assert [(pair.teacher, pair.student) for pair in wider.pairs][:2] == [("teacher", "student"), ("after", "student")]
+
+    job = add_study(zoo, spec)
+    tops = list(studies.study_top_classes(zoo, settings, job, (20, 100)))
+    assert [(one["teacher"], one["p"], one["n_classes"], one["n_flips"]) for one in tops] == [
+        ("teacher", 20.0, 1, 3),
+        ("teacher", 100.0, 3, 6),
+    ]
+
+
+def add_study(store: Store, spec: Any) -> Any:
+    """The row of a study without children."""
+    job = new_id()
+    with store.write() as connection:
+        jobs.add(connection, [jobs.NewJob("study", "cpu", spec.model_dump(mode="json", exclude={"kind"}), job)])
+    return job

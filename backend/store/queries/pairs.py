@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Column, ColumnElement, Connection, Row, Select, UnaryExpression, select
+from sqlalchemy import Column, ColumnElement, Connection, Row, Select, UnaryExpression, select, tuple_
 from sqlalchemy.sql.operators import custom_op
 
 from backend.domain.datasets import Dataset
@@ -42,6 +42,9 @@ RANGES = SORTS
 INDEXED = frozenset({"positive_flip_rate", "negative_flip_rate", "accuracy_difference", "flip_entropy_nats"})
 NEAR = 4096
 """Rows in order that are looked through for a page of matches before the whole board is read."""
+
+AT_ONCE = 200
+"""Pairs asked for by name in one statement."""
 
 Ranges = Mapping[str, tuple[float | None, float | None]]
 _How = Callable[[ColumnElement[Any]], ColumnElement[Any]]
@@ -201,6 +204,25 @@ def pair(
         n_classes=row.n_classes,
         flip_entropy_nats=row.flip_entropy_nats,
     )
+
+
+def chosen_pairs(connection: Connection, dataset: str, split: str, wanted: Sequence[tuple[str, str]]) -> list[Pair]:
+    """The named (teacher, student) pairs of one split that have been counted, in the order asked for.
+
+    Raises:
+        NotFound: unknown data set.
+    """
+    board = Board(dataset_id(connection, dataset), dataset, split)
+    named = {name for pair in wanted for name in pair}
+    found = connection.execute(select(model_table.c.id, model_table.c.name).where(model_table.c.name.in_(named)))
+    ids = {row.name: row.id for row in found}
+    keys = [(ids[teacher], ids[student]) for teacher, student in wanted if teacher in ids and student in ids]
+    rows: dict[tuple[int, int], Row[Any]] = {}
+    for start in range(0, len(keys), AT_ONCE):
+        chosen = tuple_(_c.teacher_id, _c.student_id).in_(keys[start : start + AT_ONCE])
+        statement = select(pair_table).where(_c.dataset_id == board.dataset_id, _c.split == split, chosen)
+        rows |= {(row.teacher_id, row.student_id): row for row in connection.execute(statement)}
+    return _pairs([(rows[key], board) for key in keys if key in rows], {id: name for name, id in ids.items()})
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from backend.domain.errors import BadInput
 from backend.domain.specs import FinetuneSpec, TransferSpec
-from backend.domain.studies import StudySpec, plan_study, variants
+from backend.domain.studies import StudySpec, named_pairs, plan_study, variants
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -89,7 +89,7 @@ def test_what_cannot_be_is_named(changes, message):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"models": ["a", "a"]}, {"models": []}, {"methods": []}, {"seeds": []}, {"nonsense": 1}, {"models": ["a b"]}],
+    [{"models": ["a", "a"]}, {"models": []}, {"methods": [], "scan": False}, {"seeds": []}, {"nonsense": 1}, {"models": ["a b"]}],
 )
 def test_a_wrong_file_is_refused(changes):
     with pytest.raises(ValidationError):
@@ -157,6 +157,47 @@ def test_the_control_of_several_teachers_in_turn_has_as_many_steps():
 def test_sets_of_teachers_need_a_method_for_them():
     with pytest.raises(BadInput, match="kl_dp"):
         plan_study(spec(methods=["mcl", "ce"], **SETS))
+
+
+def test_a_study_of_pairs_alone_scans_and_transfers_nothing():
+    study = spec(methods=[], scan=True, pairs={"random": 4, "seed": 1})
+    assert [child.kind for child in plan_study(study)] == ["scan"]
+    assert len(set(named_pairs(study))) == 4
+    with pytest.raises(ValidationError, match="teacher_sets: name a method"):
+        spec(methods=[], scan=True, teacher_sets=[{"teachers": ["a", "b"], "student": "c"}])
+    with pytest.raises(BadInput, match="lr"):
+        plan_study(spec(methods=[], scan=True, settings={"lr": 0.1}))
+    with pytest.raises(BadInput, match="6 ordered pairs"):
+        plan_study(spec(methods=[], scan=True, pairs={"random": 7}))
+
+
+def test_pairs_have_their_models_names_in_the_catalog():
+    zoo = [{"name": name, "architecture": "test_resnet", "train": {"epochs": 1}} for name in "xy"]
+    study = spec(models=["a"], zoo=zoo, zoo_seeds=True, seeds=[3, 4], pairs=[["a", "x"], ["x", "y"]])
+    assert named_pairs(study) == [("a", "x-s3"), ("x-s3", "y-s3"), ("a", "x-s4"), ("x-s4", "y-s4")]
+
+
+def test_a_zoo_entry_learns_another_domain_or_its_head_alone():
+    zoo = [
+        {"name": "x", "architecture": "test_resnet", "train": {}, "dataset": "other", "tune": "head"},
+        {"name": "y", "architecture": "test_vit", "train": {}},
+    ]
+    study = spec(models=[], zoo=zoo, zoo_train_split="b", split="val")
+    trained = {child.spec.save_as: child.spec for child in plan_study(study) if isinstance(child.spec, FinetuneSpec)}
+    assert (trained["x"].dataset, trained["x"].train_split, trained["x"].split, trained["x"].tune) == (
+        "other",
+        None,
+        None,
+        "head",
+    )
+    assert (trained["y"].dataset, trained["y"].train_split, trained["y"].split, trained["y"].tune) == (
+        "d",
+        "b",
+        "val",
+        "all",
+    )
+    with pytest.raises(ValidationError, match="tune: x is not trained"):
+        spec(models=[], zoo=[{"name": "x", "architecture": "test_resnet", "tune": "head"}])
 
 
 def test_random_pairs_are_the_same_for_the_same_seed():
