@@ -66,7 +66,7 @@ def full(seed: int) -> list[Run]:
         *(run("dup_submit", "--db", db, *s) for db in stores[:2]),
         *(run("claim_race", "--db", db, "--count", "1500", "--min-rate", "80", *s) for db in stores[:2]),
         *(run("load", "--db", db, *s) for db in stores[:2]),
-        *(run("state_machine", "--db", db, "--count", "500", *s) for db in stores[:2]),
+        *(run("state_machine", "--db", db, "--count", "500", *s, limit_s=400) for db in stores[:2]),
         *(run("fault_injection", "--db", db, "--stride", "1", *s) for db in stores[:2]),
         *(run("throughput", "--db", db, "--count", "1000", *s) for db in stores[:2]),
     ]

@@ -132,21 +132,6 @@ def test_sigterm_drains_at_no_charge_and_the_job_goes_on_to_the_same_result(lab)
     assert lab.leftovers() == []
 
 
-@pytest.mark.parametrize("without", [(), ("pdeathsig",), ("parent_poll",), ("pdeathsig", "parent_poll")])
-def test_no_process_outlives_its_supervisor(without):
-    """Kernel and polling each suffice; with both taken away a deaf job stays behind."""
-    with laboratory("sqlite", without=without) as lab:
-        worker = lab.start()
-        lab.submit({"steps": 600, "step_s": 0.1})
-        assert lab.until(lambda: bool(lab.job_processes()), 30)
-        running = lab.job_processes()
-        assert lab.until(lambda: "starts" in lab.log_text(), 30)
-        worker.kill()
-        worker.wait()
-        gone = lab.until(lambda: not set(running) & lab.alive().keys(), 4.0)
-        assert gone is (len(without) < 2)
-
-
 def test_a_step_that_does_not_come_is_a_stall(lab):
     lab.start(stall_s=1.0, retry_base_s=60.0)
     (one,) = lab.submit({"steps": 3, "fault": "block", "fault_step": 2})
