@@ -173,15 +173,6 @@ class EmbeddingResult(Record):
     labels: tuple[int, ...]
 
 
-class TeacherScore(Record):
-    """One candidate teacher: its three scores side by side."""
-
-    model: str
-    accuracy: Fraction | None
-    compactness: float | None
-    logme: float
-
-
 class KdepResult(Record):
     """A student pre-trained, and how. `model` is the new entry, `student` the one it was built from.
 
