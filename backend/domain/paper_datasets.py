@@ -1,7 +1,9 @@
 """The data sets of ReMem's protocol with their TFDS names, splits and metrics (Dong et al., arXiv:2506.23041).
 
-The metric is mean per class for Caltech-101, Flowers, SUN397 and iNaturalist, top-1 for the rest. Entries only say how
-a set is split and judged; their images are loaded when a user has them.
+The metric is mean per class for Caltech-101, Flowers, SUN397 and iNaturalist, top-1 for the rest. Caltech-101,
+CIFAR-100, Flowers, SUN397 and iNaturalist are named by our sources. The other eleven are an assumption: the usual
+transfer sets of TFDS; public pages about the paper stop before its table of data sets (docs/remem.md). Entries only say
+how a set is split and judged; their images are loaded when a user has them.
 """
 
 from __future__ import annotations
