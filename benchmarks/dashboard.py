@@ -87,15 +87,16 @@ def measure_filters(browser: Any, url: str, rounds: int, sizes: dict[str, int]) 
 
 def _change(page: Any, values: dict[str, object]) -> float:
     """Seconds from the change of these controls to the page's new count."""
-    before = page.locator("#pairs-count").inner_text()
     began = time.perf_counter()
     page.evaluate(
-        """values => { for (const [name, value] of Object.entries(values)) {
-             dash_clientside.set_props({type: 'q', name: name, default: ''}, {value: value}); } }""",
+        """values => new Promise(resolve => {
+             const count = document.querySelector('#pairs-count'), before = count.innerText;
+             new MutationObserver(() => { if (count.innerText !== before) { resolve(); } })
+               .observe(count, {childList: true, characterData: true, subtree: true});
+             for (const [name, value] of Object.entries(values)) {
+               dash_clientside.set_props({type: 'q', name: name, default: ''}, {value: value});
+             } })""",
         values,
-    )
-    page.wait_for_function(
-        "before => document.querySelector('#pairs-count').innerText !== before", arg=before, polling=10
     )
     seconds = time.perf_counter() - began
     page.wait_for_load_state("networkidle")

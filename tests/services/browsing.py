@@ -132,13 +132,26 @@ def running(data_dir: Path, command: str = "up") -> Iterator[Service]:
         service.stop()
 
 
+def until(page: Any, expression: str, seconds: float = 60.0) -> None:
+    """Wait until an expression holds in a page. Playwright's own `wait_for_function` polls by eval in the page, which
+    the dashboard's policy forbids."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < end, f"never held: {expression}"
+        page.wait_for_timeout(50)
+
+
 class Watch:
-    """What a page complained about: console errors, failed requests, bad answers, other hosts."""
+    """What a page complained about: console errors, failed requests, bad answers, other hosts.
+
+    `missing` has the paths that are asked for although nothing is there.
+    """
 
     def __init__(self, page: Any, url: str) -> None:
         self.complaints: list[str] = []
         self.sizes: dict[str, int] = {}
         self.url = url
+        self.missing: set[str] = set()
         page.on("console", self._console)
         page.on("pageerror", lambda error: self.complaints.append(f"page error: {error}"))
         page.on("requestfailed", self._failed)
@@ -146,7 +159,8 @@ class Watch:
         page.on("response", self._response)
 
     def _console(self, message: Any) -> None:
-        if message.type in ("error", "warning"):
+        where = str((message.location or {}).get("url", ""))
+        if message.type in ("error", "warning") and not ("404" in message.text and self._missing(where)):
             self.complaints.append(f"console {message.type}: {message.text[:500]}")
 
     def _failed(self, request: Any) -> None:
@@ -159,5 +173,8 @@ class Watch:
             self.complaints.append(f"another host: {request.url}")
 
     def _response(self, response: Any) -> None:
-        if response.status >= 400:
+        if response.status >= 400 and not (response.status == 404 and self._missing(response.url)):
             self.complaints.append(f"status {response.status}: {response.url}")
+
+    def _missing(self, url: str) -> bool:
+        return url.removeprefix(self.url) in self.missing

@@ -64,7 +64,7 @@ def _opened(browser: Any, service: Service, scheme: str) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme, base_url=service.url)
     opened = context.new_page()
     opened.set_default_timeout(PATIENCE_MS)
-    watch = Watch(opened, service.url)
+    opened.watch = watch = Watch(opened, service.url)
     yield opened
     context.close()
     assert watch.complaints == []

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.services.browsing import Service
+from tests.services.browsing import Service, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 SLOW_MS = 60_000
@@ -36,7 +36,7 @@ def test_find_a_pair_and_see_its_flipped_images(page, scheme):
     page.locator("#pairs-grid .cell-link", has_text="tiny-resnet").first.click()
     page.wait_for_url("**/pairs/tiny-resnet/tiny-vit?**")
     page.wait_for_selector(".sample img")
-    page.wait_for_function("[...document.querySelectorAll('.sample img')].every(i => i.complete && i.naturalWidth > 0)")
+    until(page, "[...document.querySelectorAll('.sample img')].every(i => i.complete && i.naturalWidth > 0)")
     answers = page.locator(".sample").first.locator(".answers li")
     assert answers.count() == 10
     assert re.search(r"\d+\.\d %", answers.first.inner_text())
@@ -44,10 +44,11 @@ def test_find_a_pair_and_see_its_flipped_images(page, scheme):
     assert page.locator(".sample").first.locator(".answers ol").first.locator("li").first.inner_text().startswith(label)
 
     page.get_by_text("Only the student right (").click()
-    page.wait_for_function("location.search.includes('kind=negative')")
-    page.wait_for_function(
+    until(page, "location.search.includes('kind=negative')")
+    until(
+        page,
         """() => { const li = document.querySelector('.sample .answers > div:last-child li');
-                   return !li || li.classList.contains('right'); }"""
+                   return !li || li.classList.contains('right'); }""",
     )
 
 
@@ -76,6 +77,49 @@ def test_submit_a_transfer_watch_it_finish_and_open_the_student(page):
     page.wait_for_url("**/zoo/tiny-vit-kl_dp-*")
     page.get_by_text("Where it comes from").wait_for()
     assert page.locator(".facts").first.get_by_role("link", name="tiny-resnet").count() == 1
+
+
+def test_several_teachers_are_followed_while_they_teach(light_page, zoo_service: Service):
+    """Chosen in the form, costed and told as commands; the page that was opened at the start draws every epoch."""
+    page = light_page
+    page.goto("/pairs/tiny-resnet/tiny-vit?on=digits/val")
+    says(page, "#tf-preview", "zoograft transfer --teacher tiny-resnet")
+    assert not page.get_by_role("textbox", name="multi").is_visible()
+    page.get_by_role("textbox", name="Teachers").click()
+    page.get_by_role("option", name=re.compile("^tiny-convnext")).click()
+    says(page, "#tf-preview", "--teacher tiny-resnet --teacher tiny-convnext")
+    page.keyboard.press("Escape")
+    page.get_by_role("textbox", name="multi").click()
+    page.get_by_role("option", name="parallel").click()
+    says(page, "#tf-preview", "--set multi=parallel")
+    says(page, "#tf-cost", "each of 2 trainings")
+    page.get_by_role("textbox", name="multi").click()
+    page.get_by_role("option", name="sequential").click()
+    says(page, "#tf-cost", "each of 3 trainings")
+    page.get_by_role("textbox", name="Method").click()
+    page.get_by_role("option", name="mcl").click()
+    says(page, "#tf-error", "mcl takes exactly 1 teacher")
+    assert page.locator("#tf-start").is_disabled()
+    page.get_by_role("textbox", name="Method").click()
+    page.get_by_role("option", name="kl_dp", exact=True).click()
+    says(page, "#tf-summary", "data partitioning")
+    says(page, "#tf-preview", "--method kl_dp")
+    form = page.locator("#tf-fields")
+    form.get_by_label("epochs", exact=True).fill("2")
+    form.get_by_label("lr", exact=True).fill("0.01")
+    page.get_by_role("textbox", name="At most so many samples").fill("200")
+    says(page, "#tf-preview", "--limit 200 --set epochs=2 --set lr=0.01")
+    says(page, "#tf-preview", '"teachers": ["tiny-resnet", "tiny-convnext"]')
+    page.locator("#tf-start").click()
+    page.wait_for_url("**/jobs/*")
+    id = page.url.rsplit("/", 1)[1]
+    page.evaluate("window.opened = true")
+    page.locator("#job-epochs", has_text="from tiny-resnet").wait_for(timeout=120_000)
+    page.locator("#job-epochs", has_text="from tiny-convnext").wait_for(timeout=120_000)
+    assert zoo_service.wait(id)["state"] == "succeeded"
+    page.wait_for_selector("#job-status .state-succeeded")
+    until(page, "document.querySelectorAll('#job-epochs .trace:first-child .point').length === 4")
+    assert page.evaluate("window.opened"), "the page was loaded again"
 
 
 def test_cancel_a_running_job(page, zoo_service: Service):
@@ -120,11 +164,9 @@ def test_choose_a_theme_and_it_stays(page, scheme):
     page.goto("/pairs")
     page.wait_for_selector("#pairs-figure .main-svg")
     page.get_by_text(other.capitalize(), exact=True).click()
-    page.wait_for_function(f"document.documentElement.dataset.mantineColorScheme === '{other}'")
+    until(page, f"document.documentElement.dataset.mantineColorScheme === '{other}'")
     ground = {"dark": "rgb(30, 34, 39)", "light": "rgb(255, 255, 255)"}[other]
-    page.wait_for_function(
-        f"document.querySelector('#pairs-figure .main-svg')?.style.background.includes('{ground}')", timeout=SLOW_MS
-    )
+    until(page, f"document.querySelector('#pairs-figure .main-svg')?.style.background.includes('{ground}')")
     page.goto("/jobs")
     page.wait_for_selector("#page h1")
     assert page.evaluate("document.documentElement.dataset.mantineColorScheme") == other

@@ -9,10 +9,11 @@ import httpx
 import pytest
 
 from dashboard.pages import PAGES
-from tests.services.browsing import Service
+from tests.services.browsing import Service, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 WIDTHS = (1280, 1920, 820)
+MISSING = ("/zoo/nobody", "/nowhere")
 SETTLED_MS = 500
 
 MEASURE = """() => {
@@ -93,15 +94,14 @@ def addresses(service: Service) -> list[str]:
         f"/jobs/{jobs['items'][0]['id']}",
         "/zoo/tiny-vit",
         f"/studies/{service.study_id}",  # type: ignore[attr-defined]
-        "/zoo/nobody",
-        "/nowhere",
+        *MISSING,
     ]
 
 
 def settle(page) -> None:
     page.wait_for_selector("#page h1", timeout=60_000)
     page.wait_for_load_state("networkidle", timeout=60_000)
-    page.wait_for_function("!document.querySelector('[data-dash-is-loading=\"true\"]')", timeout=60_000)
+    until(page, "!document.querySelector('[data-dash-is-loading=\"true\"]')")
     page.wait_for_timeout(SETTLED_MS)
 
 
@@ -110,6 +110,7 @@ def test_every_page_at_every_width(page, zoo_service):
     axe = pytest.importorskip("axe_playwright_python", reason="axe is not installed")
     script = (Path(axe.__file__).parent / "axe.min.js").read_text()
     wrong = {}
+    page.watch.missing.update(MISSING)
     for path in addresses(zoo_service):
         page.set_viewport_size({"width": WIDTHS[0], "height": 900})
         page.goto(path)

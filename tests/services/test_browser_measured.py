@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.services.browsing import Service
+from tests.services.browsing import Service, until
 from tests.services.test_browser_layout import AXE, MEASURE, SETTLED_MS, WIDTHS, settle
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -68,7 +68,7 @@ def test_draw_an_information_plane(page, measured):
 
     page.get_by_role("textbox", name="What to look at").click()
     page.get_by_role("option", name="Zoo: 1 model on digits").first.click()
-    page.wait_for_function("location.search.includes('of=zoo-')")
+    until(page, "location.search.includes('of=zoo-')")
     page.get_by_text("What makes them comparable").wait_for()
     name = page.locator("#plane-body .plain-table a").first.inner_text()
     page.locator("#plane-points .scatterlayer .point").first.click(force=True)
@@ -81,15 +81,16 @@ def test_experts_and_neurons(light_page, measured):
     light_page.wait_for_selector("#expertness-sizes .boxlayer .box")
     light_page.get_by_role("link", name="Neurons").click()
     light_page.wait_for_selector("#neurons-ranking .barlayer .point")
-    light_page.wait_for_function(
+    until(
+        light_page,
         "document.querySelectorAll('.sample img').length >= 4 && "
-        "[...document.querySelectorAll('.sample img')].every(i => i.complete && i.naturalWidth > 0)"
+        "[...document.querySelectorAll('.sample img')].every(i => i.complete && i.naturalWidth > 0)",
     )
     first = light_page.locator("#neurons-body h2", has_text="of tiny-vit").inner_text()
     light_page.get_by_role("textbox", name="Block").click()
     light_page.locator("[role=option]:not([aria-selected=true])").last.click()
-    light_page.wait_for_function("location.search.includes('block=')")
-    light_page.wait_for_function(f"![...document.querySelectorAll('h2')].some(h => h.textContent === {first!r})")
+    until(light_page, "location.search.includes('block=')")
+    until(light_page, f"![...document.querySelectorAll('h2')].some(h => h.textContent === {first!r})")
 
 
 def test_choose_a_teacher_and_see_a_run(page, measured):
