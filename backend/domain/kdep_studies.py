@@ -18,7 +18,15 @@ from backend.domain.catalog import ModelSpec
 from backend.domain.datasets import DatasetSpec, Subset
 from backend.domain.device_choice import Device
 from backend.domain.errors import BadInput
-from backend.domain.kdep import DownstreamParams, DownstreamSource, Estimate, KdepParams, KdepSpec, estimate
+from backend.domain.kdep import (
+    LEARNABLE_ALIGNS,
+    DownstreamParams,
+    DownstreamSource,
+    Estimate,
+    KdepParams,
+    KdepSpec,
+    estimate,
+)
 from backend.domain.records import Fraction, Name, Record, Seed, bad_input
 from backend.domain.specs import RegisterSpec
 from backend.domain.studies import StudyChild
@@ -30,8 +38,8 @@ class KdepStudySpec(Record):
     """The study file.
 
     `methods` are settings of `KdepParams`, each with a `label`; `settings` hold for all of them, `grid` multiplies
-    them. The student is described, not named: every seed draws its own initial weights. `shares` of the images are an
-    axis too.
+    those to which it matters. The student is described, not named: every seed draws its own initial weights. `shares`
+    of the images are an axis too.
     """
 
     study: Literal["kdep"] = "kdep"
@@ -73,9 +81,28 @@ def method_labels(spec: KdepStudySpec) -> dict[str, str]:
     return {_label(method, chosen): str(method["label"]) for method in spec.methods for chosen in _cells(spec, method)}
 
 
+_OF_PTS = {"pts_temperature", "pts_exponent"}
+_OF_FEATURES = {"align", "transform", "loss_weight", "narrow_teacher", "layers", "layer_weight", *_OF_PTS}
+_UNUSED: dict[str, set[str]] = {
+    "features": {"kd_temperature"},
+    "logits": _OF_FEATURES,
+    "supervised": {"kd_temperature", "views", *_OF_FEATURES},
+    "none": set(KdepParams.model_fields),
+}
+
+
 def _cells(spec: KdepStudySpec, method: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every combination of the grid's axes that the method leaves open."""
-    axes = {name: values for name, values in spec.grid.items() if name not in method}
+    """Every combination of the grid's axes that the method leaves open and makes use of: random initialisation is run
+    once, whatever is varied."""
+    fixed = {**spec.settings, **method}
+    unused: set[str] = set()
+    if "method" in method or "method" not in spec.grid:
+        unused = _UNUSED.get(str(fixed.get("method", "features")), set())
+        if "align" not in spec.grid and fixed.get("align") in LEARNABLE_ALIGNS:
+            unused = unused | {"transform", "narrow_teacher", *_OF_PTS}
+        elif "transform" not in spec.grid and fixed.get("transform", "pts") != "pts":
+            unused = unused | _OF_PTS
+    axes = {name: values for name, values in spec.grid.items() if name not in method and name not in unused}
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 

@@ -71,6 +71,24 @@ def test_a_grid_multiplies_the_methods_that_leave_it_open() -> None:
     assert (labels["a pts_exponent=2 epochs=18"], labels["b epochs=9"]) == ("a", "b")
 
 
+def test_a_grid_does_not_multiply_what_it_does_not_matter_to() -> None:
+    methods = [
+        {"label": "svd"}, {"label": "sn", "transform": "sn"}, {"label": "conv", "align": "conv_after_relu"},
+        {"label": "kd", "method": "logits"}, {"label": "ce", "method": "supervised"}, {"label": "none", "method": "none"},
+    ]  # fmt: skip
+    grid = {"pts_exponent": [2, 3], "epochs": [9, 18], "kd_temperature": [1, 4]}
+    labels = method_labels(_spec(methods=methods, grid=grid))
+    counts = {label: list(labels.values()).count(label) for label in labels.values()}
+    assert counts == {"svd": 4, "sn": 2, "conv": 2, "kd": 4, "ce": 2, "none": 1}
+    assert kdep_variants(_spec(methods=methods, grid=grid)).keys() == labels.keys()
+    both = method_labels(
+        _spec(methods=[{"label": "all"}], grid={"method": ["features", "none"], "pts_exponent": [2, 3]})
+    )
+    assert len(both) == 4, "where the method itself is varied, nothing is left out"
+    with pytest.raises(BadInput, match="typo"):
+        plan_kdep_study(_spec(grid={"typo": [1]}))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
