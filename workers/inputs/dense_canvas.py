@@ -8,6 +8,8 @@ B samples, S × S pixels of the canvas, H × W of an image.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -15,10 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from backend.domain.errors import BadInput
+from workers.inputs.canvas import MEMORY_BYTES, THREADS
 from workers.inputs.coco import BoxedImages, ImageBoxes
 from workers.inputs.mask_folders import MaskedImages
-
-MEMORY_BYTES = 2 << 30
 
 
 class MaskCanvas:
@@ -48,14 +49,16 @@ class MaskCanvas:
         return self._images.mask(self._indices[position])
 
     def _read(self, positions: range | list[int]) -> tuple[Tensor, Tensor]:
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="masks") as threads:
+            pairs = list(threads.map(self._one, positions))
+        pixels = torch.from_numpy(np.stack([picture for picture, _ in pairs])).permute(0, 3, 1, 2).contiguous()
+        return pixels, torch.from_numpy(np.stack([mask for _, mask in pairs]))
+
+    def _one(self, position: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        image, mask = self._images.pair(self._indices[position])
         size = (self._side, self._side)
-        pictures, masks = [], []
-        for position in positions:
-            image, mask = self._images.pair(self._indices[position])
-            pictures.append(np.asarray(image.resize(size, Image.Resampling.BILINEAR)))
-            masks.append(np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)))
-        pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
-        return pixels, torch.from_numpy(np.stack(masks))
+        scaled = Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)
+        return np.asarray(image.resize(size, Image.Resampling.BILINEAR)), np.asarray(scaled)
 
 
 class BoxCanvas:
