@@ -125,7 +125,7 @@ def kdep_study_table(connection: Connection, study_id: UUID) -> KdepTable:
 
 
 def _seconds(job: Job) -> float | None:
-    """From the start of its last attempt to its end."""
+    """From its first start to its end, waiting between attempts included."""
     if job.started_at is None or job.finished_at is None:
         return None
     return (job.finished_at - job.started_at).total_seconds()

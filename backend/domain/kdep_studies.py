@@ -172,7 +172,8 @@ class KdepRow(Record):
     the sets of classification (over all, where there are none).
 
     `method` is the label in the file, `label` the same with what the grid adds. Time: `images_seen` is epochs ×
-    samples, what the paper counts; `job_s` is what the job took here, teacher and fine-tunings included.
+    samples, what the paper counts; `job_s` is what the job took here from its first start to its end, teacher and
+    fine-tunings included.
     """
 
     job_id: str
