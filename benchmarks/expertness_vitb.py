@@ -109,10 +109,8 @@ def main() -> None:
     overhead = rows["few"]["pass_cpu_s"] / rows["plain_few"]["pass_cpu_s"]
     whole = rows["whole"]
     print(f"{arguments.images} images, 12 blocks of 3,072 neurons, {arguments.classes} clusters")
-    rate = arguments.images / whole["pass_cpu_s"]
-    print(
-        f"  pass                    {whole['pass_s']:9.1f} s   ({whole['pass_cpu_s']:.1f} CPU s, {rate:.2f} images each)"
-    )
+    rate = f"{whole['pass_cpu_s']:.1f} CPU s, {arguments.images / whole['pass_cpu_s']:.2f} images each"
+    print(f"  pass                    {whole['pass_s']:9.1f} s   ({rate})")
     print(f"  co-clustering           {whole['cluster_s']:9.1f} s   ({whole['cluster_cpu_s']:.1f} CPU s)")
     print(f"  energies kept           {whole['energy_bytes'] / 2**20:9.1f} MiB")
     print(f"  peak of the process     {whole['peak_bytes'] / 2**20:9.1f} MiB")
