@@ -27,21 +27,46 @@ class TeacherComparison(Record):
     positive_flip_rate_before: float
     negative_flip_rate_before: float
     positive_flip_rate_delta: float
+    positive_flip_rate_delta_low: float | None = None
+    positive_flip_rate_delta_high: float | None = None
     negative_flip_rate_delta: float
+    negative_flip_rate_delta_low: float | None = None
+    negative_flip_rate_delta_high: float | None = None
     n_classes_expressed: int | None = None
     n_samples_expressed: int | None = None
 
 
 class EpochResult(Record):
-    """The student after one epoch (from 1) on the evaluation set, against the initial student."""
+    """The student after one epoch (from 1) on the evaluation set, against the initial student.
+
+    The same figures as at the end; `positive_flips_to_teacher` and `negative_flips_to_teacher` are KL+DP's, over the
+    epoch's samples of the transfer set.
+    """
 
     epoch: int
     student_accuracy: float
+    student_accuracy_low: float | None = None
+    student_accuracy_high: float | None = None
     transfer_delta: float
+    transfer_delta_low: float | None = None
+    transfer_delta_high: float | None = None
     knowledge_gain: float
+    knowledge_gain_low: float | None = None
+    knowledge_gain_high: float | None = None
     knowledge_loss: float
+    knowledge_loss_low: float | None = None
+    knowledge_loss_high: float | None = None
     positive_flip_rate_delta: float | None = None
+    positive_flip_rate_delta_low: float | None = None
+    positive_flip_rate_delta_high: float | None = None
     negative_flip_rate_delta: float | None = None
+    negative_flip_rate_delta_low: float | None = None
+    negative_flip_rate_delta_high: float | None = None
+    transfer_rate: dict[int, float | None] = Field(default_factory=dict)
+    transfer_rate_low: dict[int, float | None] = Field(default_factory=dict)
+    transfer_rate_high: dict[int, float | None] = Field(default_factory=dict)
+    positive_flips_to_teacher: float | None = None
+    negative_flips_to_teacher: float | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
 
 

@@ -98,6 +98,27 @@ def require_classes(model: Model, dataset: Dataset, field: str) -> None:
         )
 
 
+def require_same_classes(connection: Connection, model: Model, dataset: Dataset, field: str) -> None:
+    """Raises BadInput where a model was trained on another data set here whose classes have other names.
+
+    A head of as many outputs proves nothing; where neither a label space nor a lineage says more, it is believed.
+    """
+    if model.label_space is not None or model.lineage is None or model.lineage.dataset in (None, dataset.name):
+        return
+    try:
+        learnt = catalog.get_dataset(connection, model.lineage.dataset)
+    except NotFound:
+        return
+    for index, (theirs, ours) in enumerate(zip(learnt.class_names, dataset.class_names, strict=False)):
+        if theirs != ours:
+            raise BadInput(
+                field,
+                model.name,
+                f"a model of the classes of {dataset.name!r}; it was trained on {learnt.name!r}, whose class {index} "
+                f"is {theirs!r} and not {ours!r}",
+            )
+
+
 def teacher_outputs(model: Model, dataset: Dataset) -> list[int] | None:
     """For each class of the data set the teacher's output that expresses it, -1 for none; None where its head is the
     data set's.

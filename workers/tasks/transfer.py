@@ -10,45 +10,45 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from backend.domain.catalog import Lineage, Model
-from backend.domain.datasets import Dataset, Subset
+from backend.domain.catalog import Lineage
 from backend.domain.errors import BadInput
 from backend.domain.methods import CeParams, Transfer, check_teachers, control_of
-from backend.domain.records import content_hash
 from backend.domain.specs import TransferSpec
-from backend.domain.transfers import EpochResult, precondition_warning
-from backend.store import catalog
-from workers.inputs.canvas import Canvas, common_view
-from workers.inputs.datasets import open_split
+from backend.domain.transfers import EpochResult
 from workers.inputs.models import build, hash_weights, wrap
 from workers.lifecycle import RunningJob
 from workers.science.augment import as_images
-from workers.science.cached_outputs import CachedOutputs
-from workers.science.preprocessed import Preprocessed, frozen
-from workers.science.ranks import ALONE, Ranks
-from workers.science.tensor_batches import TensorBatches
+from workers.science.preprocessed import Preprocessed
+from workers.science.ranks import ALONE
 from workers.science.top1 import predict_top1
 from workers.science.training import Training, fit
-from workers.science.transfer import FROZEN_STUDENT, Roles, build_objective
-from workers.science.transfer.report import positive_flip_rate, report_epoch, report_transfer
+from workers.science.transfer import Roles, build_objective
+from workers.science.transfer.report import report_epoch, report_transfer
 from workers.science.transfer.sequence import sequence_order
 from workers.science.transfer.soup import make_soup
 from workers.tasks.provenance import provenance
-from workers.tasks.students import publish_student, require_classes, student_name, teacher_outputs
+from workers.tasks.students import publish_student, student_name
+from workers.tasks.transfer_bench import (
+    Bench,
+    Top1,
+    accuracy_of,
+    count_steps,
+    expressed,
+    fill_cache,
+    inner_of,
+    make_batches,
+    prepare,
+    preprocessing_of,
+)
 
-LARGE_SPLIT = 100_000
-LARGE_SHARE = 0.1
 MAX_EVALUATIONS = 100
-Top1 = NDArray[np.int64]
-NOBODY = np.zeros(0, dtype=np.int64)
 
 
 @dataclass
@@ -62,37 +62,19 @@ class Stage:
     """Start from the student as given, and not from where the stage before ended."""
 
 
-@dataclass
-class Bench:
-    """Everything a transfer works with."""
-
-    spec: TransferSpec
-    student_entry: Model
-    teacher_entries: dict[str, Model]
-    dataset: Dataset
-    train_split: str
-    split: str
-    teachers: dict[str, Preprocessed]
-    transfer_set: Canvas
-    view_size: int
-    held_out: Canvas
-    before: Top1
-    teacher_top1: dict[str, Top1]
-    precondition: float | None
-    warnings: list[str] = field(default_factory=list)
-
-
 def run(job: RunningJob) -> dict[str, Any]:
     """Train the student as the spec says; returns the transfer's report."""
     spec: TransferSpec = job.spec
     check_teachers(spec.method, spec.teachers)
     if spec.method.labels_needed and not spec.labelled:
         raise BadInput("labelled", False, "a labelled transfer set, or kl_dp with partition=unsupervised (or kl)")
-    bench = _prepare(job, spec)
+    bench = prepare(job, spec)
     name = student_name(job, spec.save_as, spec.student, spec.method.method) if spec.save else None
     ranks = job.ranks or ALONE
     # Rank 0 alone has asked the models; the order of the teachers follows from what they said.
-    stages = plan(spec, ranks.share({teacher: _accuracy(top1, bench) for teacher, top1 in bench.teacher_top1.items()}))
+    stages = plan(
+        spec, ranks.share({teacher: accuracy_of(top1, bench) for teacher, top1 in bench.teacher_top1.items()})
+    )
 
     state = job.resume_state() or {"finished": [], "epochs": [], "diagnostics": {}}
     finished: list[dict[str, Any]] = list(state["finished"])
@@ -101,7 +83,7 @@ def run(job: RunningJob) -> dict[str, Any]:
     module = build(bench.student_entry)
     initial = {key: value.clone() for key, value in module.state_dict().items()}
     done = 0
-    total = sum(_n_steps(bench, stage.params) for stage in stages)
+    total = sum(count_steps(bench, stage.params) for stage in stages)
 
     for number, stage in enumerate(stages):
         if number < len(finished):
@@ -110,7 +92,7 @@ def run(job: RunningJob) -> dict[str, Any]:
         module = build(bench.student_entry, weights=False)
         begins_fresh = stage.from_student or number == 0 or stages[number - 1].name == "control"
         module.load_state_dict(initial if begins_fresh else finished[number - 1]["student"])
-        student = wrap(module, _preprocessing(bench.student_entry))
+        student = wrap(module, preprocessing_of(bench.student_entry))
         training = _training(job, bench, stage, student)
         if "training" in state:
             training.load_state_dict(state.pop("training"))
@@ -136,18 +118,24 @@ def run(job: RunningJob) -> dict[str, Any]:
                 if due and ranks.rank == 0:
                     top1 = predict_top1(training.objective.evaluated(student), bench.held_out, device=job.device)
                     epoch = report_epoch(
-                        len(epochs) + 1, bench.before, top1, bench.teacher_top1, bench.held_out.labels, metrics
+                        len(epochs) + 1,
+                        bench.before,
+                        top1,
+                        bench.teacher_top1,
+                        bench.held_out.labels.numpy(),
+                        bench.dataset.n_classes,
+                        metrics,
                     )
                     epochs.append(epoch)
                     shown |= {
                         key: value
                         for key, value in epoch.model_dump(exclude={"epoch", "metrics"}).items()
-                        if value is not None
+                        if isinstance(value, float) and not key.endswith(("_low", "_high"))
                     }
             job.record(progress.model_copy(update={"step": done + progress.step, "total": total, "metrics": shown}))
         done += training.step
         result = training.objective.evaluated(student)
-        state_dict = _inner(result).state_dict()
+        state_dict = inner_of(result).state_dict()
         finished.append(
             {"student": {k: v.detach().cpu().clone() for k, v in state_dict.items()}, "steps": training.step}
         )
@@ -172,150 +160,17 @@ def plan(spec: TransferSpec, accuracies: Mapping[str, float]) -> list[Stage]:
     return [*stages, *(Stage(f"from {name}", (name,), params) for name in order)]
 
 
-def _prepare(job: RunningJob, spec: TransferSpec) -> Bench:
-    with job.store.read() as connection:
-        entry = catalog.get_model(connection, spec.student)
-        teachers = {model.name: model for model in catalog.get_models(connection, spec.teachers)}
-        dataset = catalog.get_dataset(connection, spec.dataset)
-    require_classes(entry, dataset, "student")
-    outputs = {name: teacher_outputs(teacher, dataset) for name, teacher in teachers.items()}
-    train_split, split = dataset.training_split(spec.train_split), dataset.evaluation_split(spec.split)
-
-    train_images = open_split(dataset, train_split, job.settings)
-    subset = spec.subset or Subset(share=LARGE_SHARE if len(train_images) >= LARGE_SPLIT else None)
-    view = common_view([_preprocessing(one) for one in teachers.values()], _preprocessing(entry))
-    if spec.method.augment == "rrc":
-        view = view.model_copy(update={"crop_pct": 1.0})
-    transfer_set = Canvas(train_images, subset.indices(train_images.labels), view)
-    images = open_split(dataset, split, job.settings)
-    everything = Subset().indices(images.labels)
-
-    student = wrap(build(entry), _preprocessing(entry))
-    modules = {
-        name: frozen(wrap(build(model), _preprocessing(model), outputs[name])) for name, model in teachers.items()
-    }
-    held_out = Canvas(images, everything, _preprocessing(entry))
-    job.check()
-    if (job.ranks or ALONE).rank:  # of several processes the first asks the models
-        size = view.input_size[1]
-        return Bench(
-            spec, entry, teachers, dataset, train_split, split, modules, transfer_set, size, held_out, NOBODY, {}, None
-        )
-    before = predict_top1(student, held_out, device=job.device)
-    teacher_top1, on_transfer_set = {}, {}
-    for name, module in modules.items():
-        same_view = _preprocessing(teachers[name]).model_copy(update={"mean": (0.5,), "std": (0.5,)})
-        own = _preprocessing(entry).model_copy(update={"mean": (0.5,), "std": (0.5,)})
-        pixels = held_out if same_view == own else Canvas(images, everything, _preprocessing(teachers[name]))
-        teacher_top1[name] = predict_top1(module, pixels, device=job.device)
-        if spec.labelled:
-            on_transfer_set[name] = predict_top1(module, transfer_set, device=job.device)
-        job.check()
-    precondition = None
-    warnings = []
-    if teachers and spec.labelled:
-        on_student = predict_top1(student, transfer_set, device=job.device)
-        precondition = positive_flip_rate(on_transfer_set, on_student, transfer_set.labels.numpy())
-        job.log(f"positive flips on the transfer set ({len(transfer_set)} images): {precondition:.2%}")
-        if (warning := precondition_warning(precondition)) is not None:
-            job.log(f"warning: {warning}")
-    if train_split == split:
-        warnings.append(f"transfer set and evaluation are both from the split {split!r}; Δ is not on held-out images")
-    for name, teacher in teachers.items():
-        if (expressed := _expressed(modules[name], held_out)) is not None:
-            n_classes, n_samples = expressed
-            warnings.append(
-                f"{name} speaks {teacher.label_space}: it expresses {n_classes} of the {dataset.n_classes} classes of "
-                f"{dataset.label_space}, over which the softmaxes of its loss run, and counts as wrong on "
-                f"{len(held_out) - n_samples} of {len(held_out)} samples whose class it cannot express"
-            )
-    for where, canvas in (("transfer set", transfer_set), ("evaluation", held_out)):
-        if canvas.bad_samples:
-            warnings.append(f"{len(canvas.bad_samples)} unreadable images were left out of the {where}")
-    return Bench(
-        spec,
-        entry,
-        teachers,
-        dataset,
-        train_split,
-        split,
-        modules,
-        transfer_set,
-        view.input_size[1],
-        held_out,
-        before,
-        teacher_top1,
-        precondition,
-        warnings,
-    )
-
-
-def _batches(
-    bench: Bench, params: Transfer, cached: CachedOutputs | None = None, ranks: Ranks = ALONE
-) -> TensorBatches:
-    labels = bench.transfer_set.labels if bench.spec.labelled else None
-    return TensorBatches(
-        bench.transfer_set,  # type: ignore[arg-type]
-        labels,
-        params,
-        cached=cached,
-        size=None if params.augment == "none" else bench.view_size,
-        n_classes=bench.dataset.n_classes,
-        rank=ranks.rank,
-        ranks=ranks.size,
-    )
-
-
-def _n_steps(bench: Bench, params: Transfer) -> int:
-    return params.steps or params.epochs * _batches(bench, params).steps_per_epoch
-
-
 def _training(job: RunningJob, bench: Bench, stage: Stage, student: Preprocessed) -> Training:
     params = stage.params
     teachers: dict[str, nn.Module | None] = {name: bench.teachers[name] for name in stage.teachers}
     labels = bench.transfer_set.labels if bench.spec.labelled else None
     cached = None
     if params.views is not None and (stage.teachers or params.reads_frozen_student):
-        cached = yield_through(job, _fill_cache(job, bench, stage, student))
+        cached = yield_through(job, fill_cache(job, bench, params, stage.teachers, student))
     roles = Roles(student, teachers, labels)
     ranks = job.ranks or ALONE
-    batches = _batches(bench, params, cached, ranks)
+    batches = make_batches(bench, params, cached, ranks)
     return Training(build_objective(params, roles), student, batches, params, device=job.device, ranks=ranks)
-
-
-def _fill_cache(job: RunningJob, bench: Bench, stage: Stage, student: Preprocessed) -> Iterator[Any]:
-    """Frozen outputs of every view, computed once and kept across jobs; returns the cache."""
-    params = stage.params
-    assert params.views is not None
-    models: dict[str, Any] = {}
-    keys: dict[str, str] = {}
-    for name in stage.teachers:
-        module, entry = bench.teachers[name], bench.teacher_entries[name]
-        suffix = "/features" if params.teacher_output == "features" else ""
-        models[name + suffix] = module.to(job.device).features if suffix else module.to(job.device)
-        translated = [] if module.outputs is None else [module.outputs.tolist()]
-        keys[name + suffix] = content_hash(hash_weights(_inner(module)), _preprocessing(entry).key, suffix, *translated)
-    if params.reads_frozen_student:
-        models[FROZEN_STUDENT] = student.to(job.device)
-        keys[FROZEN_STUDENT] = content_hash(
-            hash_weights(_inner(student)), _preprocessing(bench.student_entry).key, "logits"
-        )
-    split = bench.dataset.splits[bench.train_split]
-    chosen = content_hash(split.fingerprint, bench.transfer_set.indices.tolist())
-    view = content_hash(params.augment, params.seed, bench.view_size, _preprocessing(bench.student_entry).key)
-    cache = CachedOutputs(
-        job.settings.data_dir / "cache" / "outputs",
-        keys,
-        n_samples=len(bench.transfer_set),
-        views=params.views,
-        data_key=chosen,
-        view_key=view,
-    )
-    ranks = job.ranks or ALONE
-    if ranks.rank == 0:
-        yield from cache.fill(models, _batches(bench, params).view, device=job.device)
-    ranks.share("filled")
-    return cache
 
 
 def yield_through(job: RunningJob, steps: Iterator[Any]) -> Any:
@@ -339,7 +194,7 @@ def _publish(
     name: str | None,
 ) -> dict[str, Any]:
     spec = bench.spec
-    student = wrap(module, _preprocessing(bench.student_entry))
+    student = wrap(module, preprocessing_of(bench.student_entry))
     control_after = None
     if stages[0].name == "control":
         module.load_state_dict(finished[0]["student"])
@@ -365,7 +220,7 @@ def _publish(
     )
     compared = {}
     for teacher, one in report.teachers.items():
-        n_classes, n_expressed = _expressed(bench.teachers[teacher], bench.held_out) or (None, None)
+        n_classes, n_expressed = expressed(bench.teachers[teacher], bench.held_out) or (None, None)
         update = {"n_classes_expressed": n_classes, "n_samples_expressed": n_expressed}
         compared[teacher] = one.model_copy(update=update)
     report = report.model_copy(update={"warnings": (*report.warnings, *bench.warnings), "teachers": compared})
@@ -383,7 +238,7 @@ def _publish(
     return {
         **report.model_dump(mode="json"),
         "model": name,
-        "weights_hash": hash_weights(_inner(student)),
+        "weights_hash": hash_weights(inner_of(student)),
         "method": spec.method.method,
         "student": spec.student,
         "teacher_names": list(spec.teachers),
@@ -422,24 +277,3 @@ def _predictions(bench: Bench, after: Top1, control_after: Top1 | None) -> bytes
 def _partition_shares(metrics: Mapping[str, float]) -> dict[str, float]:
     names = ("positive_flips_to_teacher", "negative_flips_to_teacher", "teacher_share")
     return {name: metrics[name] for name in names if name in metrics}
-
-
-def _expressed(teacher: Preprocessed, samples: Canvas) -> tuple[int, int] | None:
-    """Classes that a teacher of another label space expresses, and samples with such a class."""
-    if teacher.outputs is None:
-        return None
-    known = (teacher.outputs >= 0).cpu()
-    return int(known.sum()), int(known[samples.labels].sum())
-
-
-def _accuracy(top1: Top1, bench: Bench) -> float:
-    return float(np.mean(top1 == bench.held_out.labels.numpy()))
-
-
-def _inner(module: nn.Module) -> nn.Module:
-    return module.model if isinstance(module, Preprocessed) else module
-
-
-def _preprocessing(model: Model) -> Any:
-    assert model.preprocessing is not None, "a runnable model has preprocessing"
-    return model.preprocessing

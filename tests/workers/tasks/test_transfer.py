@@ -239,3 +239,22 @@ def test_a_head_of_other_classes_is_refused_with_the_way_out(zoo: RunTask) -> No
     zoo("register", model={"name": "thousand", "architecture": "test_resnet", **{**SMALL, "kwargs": {}}})
     with pytest.raises(BadInput, match="zoograft finetune --model thousand --dataset digits"):
         zoo("transfer", teachers=["thousand"], student="b", method={"method": "kl", **QUICK}, **SET)
+
+
+def test_a_model_of_other_classes_of_the_same_number_is_refused(
+    zoo: RunTask, tmp_path: Path, settings: Settings
+) -> None:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8), np.arange(20) % 10
+    names = np.array([f"animal {i}" for i in range(10)])
+    np.savez(
+        tmp_path / "d.npz",
+        train_images=images,
+        train_labels=labels,
+        val_images=images,
+        val_labels=labels,
+        class_names=names,
+    )
+    zoo("register", dataset={"name": "animals", "source": "npz", "location": str(tmp_path / "d.npz")})
+    with pytest.raises(BadInput, match=r"student: 'b'.*trained on 'digits', whose class 0 is '0' and not 'animal 0'"):
+        zoo("transfer", teachers=["a"], student="b", method={"method": "kl", **QUICK}, dataset="animals")

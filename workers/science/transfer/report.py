@@ -18,6 +18,7 @@ from backend.domain.flips import class_flips, count_transfer, top_classes
 from backend.domain.intervals import BOOTSTRAP_DRAWS
 from backend.domain.transfers import TOP_P, EpochResult, TeacherComparison, TransferResult, precondition_warning
 
+SHARES = ("positive_flips_to_teacher", "negative_flips_to_teacher")
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
@@ -72,7 +73,10 @@ def report_transfer(
             "transfer_rate": counts.transfer_rate,
             "transfer_rate_low": {p: low.get(f"top {p}") for p in TOP_P},
             "transfer_rate_high": {p: high.get(f"top {p}") for p in TOP_P},
-            "teachers": {name: _compare(was, now, _right(top1, labels), kept) for name, top1 in teachers.items()},
+            "teachers": {
+                name: _compare(was, now, _right(top1, labels), kept, classes, n_classes)
+                for name, top1 in teachers.items()
+            },
         }
         shown += ["positive_flip_rate_delta", "negative_flip_rate_delta"]
     report |= {f"{name}_low": low[name] for name in shown} | {f"{name}_high": high[name] for name in shown}
@@ -99,22 +103,16 @@ def report_epoch(
     after: ArrayLike,
     teachers: Mapping[str, ArrayLike],
     labels: ArrayLike,
+    n_classes: int,
     metrics: Mapping[str, float] | None = None,
 ) -> EpochResult:
-    """The student after epoch number `epoch` (from 1); arguments as in `report_transfer`."""
-    kept = has_label(labels)
-    was, now, told = _right(before, labels)[kept], _right(after, labels)[kept], _known(teachers, labels)[kept]
-    rates = _rates(was, now, told)
-    flips = ("positive_flip_rate_delta", "negative_flip_rate_delta") if teachers else ()
-    return EpochResult(
-        epoch=epoch,
-        student_accuracy=rates["student_accuracy_after"],
-        transfer_delta=rates["transfer_delta"],
-        knowledge_gain=rates["knowledge_gain"],
-        knowledge_loss=rates["knowledge_loss"],
-        metrics=dict(metrics or {}),
-        **{name: rates[name] for name in flips},
-    )
+    """The student after epoch number `epoch` (from 1); arguments as in `report_transfer`, and so are the figures."""
+    found = report_transfer(before, after, teachers, labels, n_classes).model_dump()
+    found |= {f"student_accuracy{end}": found[f"student_accuracy_after{end}"] for end in ("", "_low", "_high")}
+    values = {name: found[name] for name in EpochResult.model_fields if name in found}
+    metrics = dict(metrics or {})
+    shares = {name: metrics[name] for name in SHARES if name in metrics}
+    return EpochResult.model_validate({**values, **shares, "epoch": epoch, "metrics": metrics})
 
 
 def positive_flip_rate(teachers: Mapping[str, ArrayLike], student: ArrayLike, labels: ArrayLike) -> float:
@@ -155,29 +153,24 @@ def _known(teachers: Mapping[str, ArrayLike], labels: ArrayLike) -> Bools:
     return np.asarray(np.any([_right(top1, labels) for top1 in teachers.values()], axis=0))
 
 
-def _compare(was: Bools, now: Bools, told: Bools, kept: Bools) -> TeacherComparison:
-    was, now, told = was[kept], now[kept], told[kept]
-    rates = _rates(was, now, told)
+def _compare(
+    was: Bools, now: Bools, told: Bools, kept: Bools, classes: NDArray[np.int64], n_classes: int
+) -> TeacherComparison:
+    was, now, told, classes = was[kept], now[kept], told[kept], classes[kept]
+    low, high = _intervals(was, now, told, classes, n_classes)
+    n = len(was)
+    values: dict[str, float] = {
+        "positive_flip_rate_delta": (int((told & ~now).sum()) - int((told & ~was).sum())) / n,
+        "negative_flip_rate_delta": (int((now & ~told).sum()) - int((was & ~told).sum())) / n,
+    }
+    for name in tuple(values):
+        values |= {f"{name}_low": low[name], f"{name}_high": high[name]}
     return TeacherComparison(
         teacher_accuracy=float(told.mean()),
         positive_flip_rate_before=float((told & ~was).mean()),
         negative_flip_rate_before=float((was & ~told).mean()),
-        positive_flip_rate_delta=rates["positive_flip_rate_delta"],
-        negative_flip_rate_delta=rates["negative_flip_rate_delta"],
+        **values,
     )
-
-
-def _rates(was: Bools, now: Bools, told: Bools) -> dict[str, float]:
-    n = len(was)
-    gained, lost = int((now & ~was).sum()), int((was & ~now).sum())
-    return {
-        "student_accuracy_after": int(now.sum()) / n,
-        "transfer_delta": (gained - lost) / n,
-        "knowledge_gain": gained / n,
-        "knowledge_loss": lost / n,
-        "positive_flip_rate_delta": (int((told & ~now).sum()) - int((told & ~was).sum())) / n,
-        "negative_flip_rate_delta": (int((now & ~told).sum()) - int((was & ~told).sum())) / n,
-    }
 
 
 def _intervals(

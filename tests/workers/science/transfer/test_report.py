@@ -80,9 +80,22 @@ def test_laws(seed, n, c):
     order = rng.permutation(n)
     moved = report_transfer(s[order], new[order], {"t": t[order]}, y[order], c, control_after=control[order])
     assert moved == result
-    epoch = report_epoch(1, s, new, {"t": t}, y)
-    assert epoch.transfer_delta == result.transfer_delta
-    assert epoch.positive_flip_rate_delta == result.positive_flip_rate_delta
+    # Every figure of the end is there after every epoch, with its interval.
+    epoch = report_epoch(1, s, new, {"t": t}, y, c, {"loss": 0.5, "positive_flips_to_teacher": 0.75})
+    named = {name for name in type(epoch).model_fields if name in type(result).model_fields}
+    assert {"transfer_rate_low", "knowledge_loss_high", "negative_flip_rate_delta_low"} <= named
+    assert all(getattr(epoch, name) == getattr(result, name) for name in named if not name.endswith("flips_to_teacher"))
+    assert (epoch.student_accuracy, epoch.student_accuracy_low) == (
+        result.student_accuracy_after,
+        result.student_accuracy_after_low,
+    )
+    assert (epoch.epoch, epoch.positive_flips_to_teacher, epoch.negative_flips_to_teacher) == (1, 0.75, None)
+    one = result.teachers["t"]
+    assert (one.positive_flip_rate_delta, one.positive_flip_rate_delta_low, one.negative_flip_rate_delta_high) == (
+        result.positive_flip_rate_delta,
+        result.positive_flip_rate_delta_low,
+        result.negative_flip_rate_delta_high,
+    )
 
 
 def test_intervals_narrow_with_the_samples():
