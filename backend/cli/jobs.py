@@ -61,15 +61,19 @@ def list_jobs(
 
 @app.command("show")
 def show_job(id: Id, json: Json = False) -> None:
-    """Show one job: what was asked, how far it is, why it ended, what came out."""
+    """Show one job: what was asked, how far it is, why it ended, what came out; and what it waits for."""
     from backend.store.queries import jobs as queries
+    from backend.store.queries.attempts import waiting_for
 
     with open_store() as (_, store), store.read() as connection:
         job = queries.job(connection, parse_id(id))
+        why = waiting_for(connection, job.id)
     if json:
         print_json(job)
     else:
         print_fields(job.model_dump(mode="json"))
+        if why is not None:
+            note(why)
 
 
 @app.command("logs")

@@ -9,6 +9,7 @@ import pytest
 from backend import submission
 from backend.store import jobs
 from tests.reliability.harness import laboratory, sleep_digest
+from workers.devices import find_gpus
 
 
 @pytest.fixture
@@ -102,6 +103,20 @@ def test_attached_to_a_job_it_works_what_that_waits_for_and_nothing_else(lab):
     (other,) = lab.submit({"steps": 1}, priority=9)
     assert lab.start("--job", str(second)).wait(60) == 0
     assert [lab.job(one).state for one in (first, second, other)] == ["succeeded", "succeeded", "queued"]
+
+
+@pytest.mark.skipif(bool(find_gpus()), reason="this machine has CUDA")
+def test_cuda_asked_for_on_one_machine_without_it_waits_in_the_queue_and_fails_when_attached_to(lab):
+    (one,) = lab.submit({"models": ["any"], "dataset": "any", "device": "cuda"}, kind="scan")
+    serving = lab.start()
+    assert lab.until(lambda: "jobs ask for a CUDA device that no worker at work has" in lab.log_text(), 30)
+    assert lab.job(one).state == "queued"
+    serving.terminate()
+    serving.wait(20)
+    assert lab.start("--job", str(one)).wait(60) == 1
+    job = lab.job(one)
+    assert (job.state, job.cause) == ("failed", "bad_input")
+    assert "no CUDA device" in str(job.message)
 
 
 def test_attached_to_a_failing_job_it_exits_with_1_and_to_an_unknown_one_with_2(lab):

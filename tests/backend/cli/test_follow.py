@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from uuid import UUID
 
 import pytest
@@ -13,6 +13,7 @@ from backend.cli import follow
 from backend.settings import Settings
 from backend.store.queries import jobs as queries
 from backend.store.session import Store
+from tests.backend.cli.conftest import Ran
 from tests.services.driver import Driver
 
 NOWHERE = 99  # no machine has so many
@@ -66,6 +67,14 @@ def test_followed_while_nobody_is_at_work(
     threading.Timer(1.5, submission.cancel, (sqlite_store, settings, job.id)).start()
     assert follow.follow_only(sqlite_store, job.id).state == "cancelled"
     assert capsys.readouterr().err.count("waiting for a worker, and none is at work") == 1
+
+
+def test_a_queued_job_is_shown_with_what_it_waits_for(zoograft: Callable[..., Ran], sqlite_store: Store) -> None:
+    one = Driver(sqlite_store).add_one()
+    ran = zoograft("jobs", "show", one)
+    assert "none is at work" in ran.err
+    assert "none is at work" not in ran.out
+    assert zoograft("jobs", "show", one, "--json").err == ""
 
 
 def job_of(store: Store, job_id: UUID):
