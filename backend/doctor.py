@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -23,12 +22,17 @@ from backend.domain.records import Record
 from backend.logs import hide_credentials
 from backend.settings import Settings
 from backend.store import migrate
+from backend.store.artifacts import least_room
 from backend.store.queries.attempts import stranded
 from backend.store.session import FIRST_SAFE_WAL, Store, db_now
 from backend.store.workers import list_workers
 
 DRIFT_S = 1.0
 DEVICES_S = 120.0
+VERSION_OF = {
+    "sqlite": "SELECT 'SQLite ' || sqlite_version()",
+    "postgresql": "SELECT 'PostgreSQL ' || current_setting('server_version')",
+}
 PACKAGES = ("torch", "timm", "torchvision", "safetensors", "celery", "sqlalchemy", "fastapi", "dash", "numpy")
 State = Literal["ok", "warning", "failed", "skipped"]
 
@@ -94,11 +98,11 @@ def _versions(settings: Settings) -> Check:
 
 
 def _disk(settings: Settings) -> Check:
-    folder = next(path for path in (settings.data_dir, *settings.data_dir.absolute().parents) if path.exists())
-    free = shutil.disk_usage(folder).free
-    detail = f"{free / 1e9:.1f} GB free at {settings.data_dir}"
+    free, folder = least_room(settings.data_dir, settings.artifacts)
+    detail = f"{free / 1e9:.1f} GB free at {folder}"
     if free < settings.min_free_bytes:
-        remedy = f"free some, or move ZOOGRAFT_DATA_DIR: below {settings.min_free_bytes / 1e9:.1f} GB no job is taken"
+        name = "ZOOGRAFT_DATA_DIR" if folder == settings.data_dir else "ZOOGRAFT_ARTIFACTS_URL"
+        remedy = f"free some, or move {name}: below {settings.min_free_bytes / 1e9:.1f} GB no job is taken"
         return Check(name="disk", state="failed", detail=detail, remedy=remedy)
     return Check(name="disk", state="ok", detail=detail)
 
@@ -117,7 +121,7 @@ def _database(settings: Settings) -> Check:
     try:
         began = time.monotonic()
         with store.read() as connection:
-            connection.execute(text("SELECT 1"))
+            version = str(connection.scalar(text(VERSION_OF[store.dialect])))
         took_ms = (time.monotonic() - began) * 1e3
     except ZoograftError as error:
         remedy = "start it, or check ZOOGRAFT_DATABASE_URL"
@@ -125,7 +129,7 @@ def _database(settings: Settings) -> Check:
     finally:
         store.close()
     where = store.url.render_as_string(hide_password=True)
-    return Check(name="database", state="ok", detail=f"{where} answered in {took_ms:.0f} ms")
+    return Check(name="database", state="ok", detail=f"{where} ({version}) answered in {took_ms:.0f} ms")
 
 
 def _migration(settings: Settings) -> Check:
@@ -169,6 +173,7 @@ def _broker(settings: Settings) -> Check:
         client.ping()
         memory: dict[str, Any] = client.info("memory")
         policy = str(memory.get("maxmemory_policy"))
+        version = client.info("server").get("redis_version")
     except redis.RedisError as error:
         detail = hide_credentials(str(error))
         remedy = "start it, or check ZOOGRAFT_BROKER_URL; jobs wait in the database meanwhile"
@@ -178,7 +183,7 @@ def _broker(settings: Settings) -> Check:
     if policy != "noeviction":
         remedy = "set: maxmemory-policy noeviction (any other drops messages silently)"
         return Check(name="broker", state="failed", detail=f"Redis evicts: {policy}", remedy=remedy)
-    return Check(name="broker", state="ok", detail=f"Redis answers, {policy}")
+    return Check(name="broker", state="ok", detail=f"Redis {version} answers, {policy}")
 
 
 def _workers(settings: Settings) -> Check:
@@ -198,6 +203,11 @@ def _workers(settings: Settings) -> Check:
         detail = f"{waiting} queued jobs ask for a CUDA device that no worker has; {detail}"
         remedy = "start a worker on a machine that has it, or cancel them and ask for device auto"
         return Check(name="workers", state="warning", detail=detail, remedy=remedy)
+    ours = importlib.metadata.version("zoograft")
+    others = sorted({str(one.versions.get("zoograft")) for one in found} - {ours})
+    if others:
+        detail = f"zoograft {', '.join(others)} at work beside {ours} here; {detail}"
+        return Check(name="workers", state="warning", detail=detail, remedy="install one version everywhere")
     return Check(name="workers", state="ok", detail=detail)
 
 

@@ -16,7 +16,6 @@ import contextlib
 import os
 import platform
 import select
-import shutil
 import signal
 import socket
 import sys
@@ -34,6 +33,7 @@ from backend.domain.errors import BadInput, StoreUnavailable, ZoograftError
 from backend.domain.jobs import TERMINAL, Job, JobState
 from backend.settings import Settings
 from backend.store import jobs, migrate
+from backend.store.artifacts import least_room
 from backend.store.queries.attempts import stranded, to_work
 from backend.store.session import Store
 from workers.attempts import Attempt, previous_cause, summary
@@ -304,10 +304,10 @@ class Supervisor:
         """Whether too little room is left to promise a job its checkpoints."""
         if not self.settings.guard("disk"):
             return False
-        free = shutil.disk_usage(self.settings.data_dir).free
+        free, folder = least_room(self.settings.data_dir, self.settings.artifacts)
         full = free < self.settings.min_free_bytes
         if full and not self._told_full:
-            log.error("too little disk; no new jobs are taken", free_bytes=free, folder=str(self.settings.data_dir))
+            log.error("too little disk; no new jobs are taken", free_bytes=free, folder=str(folder))
         self._told_full = full
         return full
 

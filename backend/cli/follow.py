@@ -25,8 +25,6 @@ from backend.domain.jobs import TERMINAL, Job, JobEvent, JobState
 from backend.settings import Settings, cores_in_slots, environment
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from backend.store.session import Store
 
 Detach = Annotated[bool, typer.Option("--detach", help="Queue it and return; a running supervisor takes it.")]
@@ -184,7 +182,7 @@ class _Patience:
         self.told: str | None = None
         self.ask_at = time.monotonic() + PATIENCE_S
 
-    def ask(self, connection: Connection, job: Job) -> str | None:
+    def ask(self, connection: Any, job: Job) -> str | None:
         from backend.store.queries.attempts import waiting_for
 
         waits = job.state == JobState.QUEUED or (job.kind == "study" and job.state not in TERMINAL)

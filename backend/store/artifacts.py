@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -28,6 +29,18 @@ class CorruptArtifact(BadInput):
     """A file that is not what was stored: cut off, changed or swapped."""
 
     cause = "corrupt_artifact"
+
+
+def least_room(data_dir: Path, base: str) -> tuple[int, Path]:
+    """Free bytes at the fuller of two places, and which that is: the data folder, and where files under `base` go if
+    that is a folder of this machine. What does not exist yet counts as the nearest folder above it."""
+    local = base.removeprefix("file://")
+    places = [data_dir, *([] if "://" in local else [Path(local)])]
+    rooms = []
+    for place in places:
+        there = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
+        rooms.append((shutil.disk_usage(there).free, place))
+    return min(rooms, key=lambda room: room[0])
 
 
 def put(base: str, relative: str, data: Path | bytes, *, replace: bool = True) -> tuple[str, int, str]:

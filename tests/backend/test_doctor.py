@@ -1,9 +1,14 @@
 """Doctor names what is wrong and what to do, for each part that can be."""
 
+from importlib.metadata import version
+
 import pytest
 
 from backend import doctor
 from backend.settings import Settings
+from backend.store import artifacts, workers
+from backend.store.session import Store
+from tests.services.driver import Driver
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +68,40 @@ def test_a_database_that_was_never_migrated(tmp_path):
 def test_a_full_disk(tmp_path, sqlite_url):
     found = findings(Settings(data_dir=tmp_path, database_url=sqlite_url, min_free_bytes=10**18))
     assert found["disk"].state == "failed"
+
+
+def test_a_full_disk_of_the_artifacts(tmp_path, sqlite_url, monkeypatch):
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    settings = Settings(data_dir=tmp_path / "data", database_url=sqlite_url, artifacts_url=f"file://{shelf}/not/yet")
+    real = artifacts.shutil.disk_usage
+    roomy = real(tmp_path)
+    monkeypatch.setattr(
+        artifacts.shutil, "disk_usage", lambda path: roomy._replace(free=7 if path == shelf else 10**13)
+    )
+    found = findings(settings)["disk"]
+    assert found.state == "failed"
+    assert "ZOOGRAFT_ARTIFACTS_URL" in found.message
+    away = settings.model_copy(update={"artifacts_url": "s3://bucket/prefix"})
+    assert artifacts.least_room(away.data_dir, away.artifacts_url) == (10**13, away.data_dir)
+
+
+def test_workers_of_another_version_and_jobs_that_none_can_take(tmp_path, sqlite_url):
+    settings = Settings(data_dir=tmp_path, database_url=sqlite_url)
+    driver = Driver(Store.open(sqlite_url))
+
+    def announce(**versions):
+        with driver.store.write() as connection:
+            workers.announce(connection, "w", host="h", pid=1, queues=("gpu", "cpu"), versions=versions)
+        return findings(settings)["workers"]
+
+    assert announce(zoograft=version("zoograft")).state == "ok"
+    old = announce(zoograft="0.0.1")
+    assert (old.state, "0.0.1 at work beside" in old.message) == ("warning", True)
+    driver.add_one(queue="gpu", device="cuda")
+    stuck = announce(zoograft=version("zoograft"))
+    assert (stuck.state, "1 queued jobs ask for a CUDA device" in stuck.message) == ("warning", True)
+    driver.store.close()
 
 
 def test_a_broker_that_is_away_and_one_that_evicts(tmp_path, sqlite_url, redis_url):
