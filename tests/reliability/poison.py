@@ -22,7 +22,7 @@ def main() -> int:
         faulty = {
             one: fault
             for fault in EXPECTED
-            for one in lab.submit({"steps": 3, "fault": fault, "fault_step": 2}, options.count)
+            for one in lab.submit({"steps": 3, "fault": fault, "fault_step": 1}, options.count)  # before any checkpoint
         }
         healthy = lab.submit({"steps": 5, "step_s": 0.05}, options.count)
         if not lab.wait([*faulty, *healthy], 240):

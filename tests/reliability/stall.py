@@ -20,7 +20,7 @@ def main() -> int:
         for _ in range(options.workers):
             lab.worker()
         lab.wait(lab.submit({"steps": 1}, options.workers), 60)  # everybody is up
-        deaf = lab.submit({"steps": 4, "fault": "block", "fault_step": 2}, options.count)
+        deaf = lab.submit({"steps": 4, "fault": "block", "fault_step": 1}, options.count)  # before any checkpoint
         slow = lab.submit({"steps": 4, "step_s": 0.5 * STALL_S}, 1)
         first = deaf[0]
         if not lab.until(lambda: lab.job(first).attempt > 1, 2 * STALL_S + 4.0):

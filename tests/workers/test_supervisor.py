@@ -39,7 +39,7 @@ def crew():
     ],
 )
 def test_every_end_of_a_job(crew, fault, state, cause, attempts):
-    (one,) = crew.submit({"steps": 3, "fault": fault, "fault_step": 2})
+    (one,) = crew.submit({"steps": 3, "fault": fault, "fault_step": 1})  # before a checkpoint, which would be progress
     assert crew.wait([one], 60)
     job = crew.job(one)
     assert (job.state, job.cause, job.attempt) == (state, cause, attempts)
