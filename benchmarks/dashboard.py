@@ -4,7 +4,9 @@
     python -m benchmarks.dashboard --out dashboard.json
     python -m benchmarks.dashboard --data-dir /tmp/zoo --keep        (keeps the synthetic store for the next time)
 
-The zoo is that of `benchmarks.web`: random correctness, counted and stored by the same code as a real scan. Pages are
+The zoo is that of `benchmarks.web`: random correctness, counted and stored by the same code as a real scan; its past
+(450 transfers in a study and 450 beside it, measurements, runs, 50,000 predictions of two models) that of
+`benchmarks.history`. Pages are
 opened in a real Chromium that has no cache, from `zoograft web` in a process of its own that has read its board before
 (not with `--cold`). First content is the page's heading and, where it has one, its figure or its grid's first row. A
 filter is timed from the change of its control to the new count on the page.
@@ -24,23 +26,38 @@ from pathlib import Path
 from typing import Any
 
 from backend.settings import Settings
-from benchmarks.web import Web, fill
+from benchmarks.history import fill_history
+from benchmarks.web import Web, fill, synthetic_names
 
 PROMISE_PAGE_S, PROMISE_FILTER_S, PROMISE_BYTES = 2.0, 0.5, 2_000_000
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 ARGUMENTS += ["--disable-background-networking", "--disable-component-update"]
 
-PAGES = {
-    "zoo": ("/", "#zoo-grid .cell-link"),
-    "pairs, flips × accuracy": ("/pairs", "#pairs-figure .heatmaplayer image"),
-    "pairs, flips × entropy": ("/pairs?view=entropy", "#pairs-figure .heatmaplayer image"),
-    "pairs, heat map": ("/pairs?view=heat", "#pairs-figure .heatmaplayer image"),
-    "pairs, table": ("/pairs", "#pairs-grid .cell-link"),
-    "one model": ("/zoo/synthetic_0700.cnn", ".facts"),
-    "transfers": ("/studies", "#page h1"),
-    "jobs": ("/jobs", "#page h1"),
-}
+
+def pages_of(ids: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """Every page: address, and what must be there for its first content."""
+    point, trace, first_row = ".scatterlayer .point", ".cartesianlayer .trace", ".cell-link"
+    return {
+        "zoo": ("/", f"#zoo-grid {first_row}"),
+        "one model": ("/zoo/synthetic_0700.cnn", ".facts"),
+        "pairs, flips × accuracy": ("/pairs", "#pairs-figure .heatmaplayer image"),
+        "pairs, flips × entropy": ("/pairs?view=entropy", "#pairs-figure .heatmaplayer image"),
+        "pairs, heat map": ("/pairs?view=heat", "#pairs-figure .heatmaplayer image"),
+        "pairs, table": ("/pairs", f"#pairs-grid {first_row}"),
+        "pair, its figure": ("/pairs/predicted-a/predicted-b?on=imagenet-like/val", "#pair-classes .bars"),
+        "pair, its samples": ("/pairs/predicted-a/predicted-b?on=imagenet-like/val", ".sample"),
+        "transfers": ("/studies", f"#all-success {trace}"),
+        "study": (f"/studies/{ids['study']}", f"#study-success {trace}"),
+        "information": ("/plane", f"#plane-points {point}"),
+        "expertness": ("/expertness", f"#expertness-blocks {trace}"),
+        "neurons": ("/neurons", "#neurons-ranking .barlayer .point"),
+        "pre-training": ("/kdep", f"#kdep-candidates {point}"),
+        "jobs": ("/jobs", f"#jobs-grid {first_row}"),
+        "one job": (f"/jobs/{ids['job']}", f"#job-epochs {trace}"),
+    }
+
+
 FILTERS: dict[str, dict[str, object]] = {
     "teacher by name": {"teacher": "synthetic_07"},
     "student by pattern": {"student": "*.mlp"},
@@ -51,9 +68,11 @@ FILTERS: dict[str, dict[str, object]] = {
 }
 
 
-def measure_pages(browser: Any, url: str, rounds: int, sizes: dict[str, int]) -> dict[str, list[float]]:
+def measure_pages(
+    browser: Any, url: str, pages: dict[str, tuple[str, str]], rounds: int, sizes: dict[str, int]
+) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
-    for name, (path, first) in PAGES.items():
+    for name, (path, first) in pages.items():
         for _ in range(rounds):
             context = browser.new_context(viewport={"width": 1920, "height": 1000})
             page = context.new_page()
@@ -130,6 +149,10 @@ def main() -> None:
     try:
         if not (folder / "zoograft.db").exists():
             print(f"stored in {fill(Settings(data_dir=folder), args.models):.1f} s", flush=True)
+        if not (folder / "history.json").exists():
+            ids = fill_history(Settings(data_dir=folder), synthetic_names(args.models))
+            (folder / "history.json").write_text(json.dumps(ids))
+        every_page = pages_of(json.loads((folder / "history.json").read_text()))
         web = Web(folder)
         url = f"http://127.0.0.1:{web.port}"
         try:
@@ -140,7 +163,7 @@ def main() -> None:
                     page.goto(url + "/pairs")
                     page.wait_for_selector("#pairs-figure .heatmaplayer image", timeout=300_000, state="attached")
                     page.close()
-                pages = measure_pages(browser, url, args.rounds, sizes)
+                pages = measure_pages(browser, url, every_page, args.rounds, sizes)
                 filters = measure_filters(browser, url, args.rounds, sizes)
                 browser.close()
         finally:

@@ -43,6 +43,13 @@ PROMISE_START_S, PROMISE_PAGE_S, PROMISE_FILTER_S = 2.0, 0.050, 0.500
 SAMPLES, CLASSES = 2000, 100
 
 
+def synthetic_names(n_models: int) -> list[str]:
+    """Names of the models of the zoo; families take turns."""
+    return [
+        f"synthetic_{i:04d}.{family.value}" for i, family in zip(range(n_models), list(Family) * n_models, strict=False)
+    ]
+
+
 def fill(settings: Settings, n_models: int) -> float:
     """A synthetic zoo with every ordered pair; the seconds that storing took."""
     upgrade(settings.database)
@@ -52,9 +59,7 @@ def fill(settings: Settings, n_models: int) -> float:
     accuracy = np.sort(rng.uniform(0.3, 0.95, n_models))
     hard = rng.uniform(0, 1, SAMPLES)
     correct = (0.6 * hard + 0.4 * rng.uniform(0, 1, (n_models, SAMPLES))) < accuracy[:, None]
-    names = [
-        f"synthetic_{i:04d}.{family.value}" for i, family in zip(range(n_models), list(Family) * n_models, strict=False)
-    ]
+    names = synthetic_names(n_models)
     began = time.perf_counter()
     table = flip_pairs(correct, labels, CLASSES)
     now = datetime.now(UTC)

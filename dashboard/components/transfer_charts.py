@@ -9,9 +9,9 @@ import dash_mantine_components as dmc
 from dash import html
 
 from backend.domain.catalog import Model
-from backend.domain.study_summary import StudyRow, StudyTable
+from backend.domain.study_summary import MethodSummary, StudyRow, StudyTable
 from dashboard import formats
-from dashboard.components import cards
+from dashboard.components import cards, grids
 from dashboard.figures import transfers
 from dashboard.theme import Scheme
 from dashboard.view import link
@@ -39,12 +39,18 @@ def board(prefix: str, names: Sequence[str]) -> html.Div:
     )
 
 
-def draw(name: str, table: StudyTable, models: Mapping[str, Model], datasets: Mapping[str, str], scheme: Scheme) -> Any:
-    """One figure."""
-    rows = table.rows
+def draw(
+    name: str,
+    rows: Sequence[StudyRow],
+    methods: Sequence[MethodSummary],
+    models: Mapping[str, Model],
+    datasets: Mapping[str, str],
+    scheme: Scheme,
+) -> Any:
+    """One figure. `methods` is looked at by the figure of that name alone."""
     made = {
         "success": lambda: transfers.success_boxes(rows, scheme),
-        "methods": lambda: transfers.method_bars(table.methods, scheme),
+        "methods": lambda: transfers.method_bars(methods, scheme),
         "bins": lambda: transfers.binned_deltas(rows, scheme),
         "balance": lambda: transfers.gain_against_loss(rows, scheme),
         "top": lambda: transfers.rates_by_top(rows, scheme),
@@ -147,29 +153,44 @@ def differences(table: StudyTable) -> Any:
     return cards.table(head, rows, label="Paired differences of methods", numeric=(2, 3, 4))
 
 
-def listing(rows: Sequence[StudyRow], most: int = 200) -> Any:
-    """The transfers themselves, the largest Δ first."""
-    ordered = sorted(rows, key=lambda row: -row.transfer_delta)[:most]
-    head = ("Job", "Method", "Teachers", "Student", "Δ", "Above control", "Gain", "Loss", "Before", "After")
-    shown = [
+def listing(prefix: str, rows: Sequence[StudyRow]) -> html.Div:
+    """The transfers themselves, the largest Δ first; `listed` has the rows for its grid."""
+    signed, share = grids.POINTS, grids.PERCENT
+    return grids.listing(
+        f"{prefix}-grid",
         [
-            dmc.Anchor(row.job_id[-8:], href=link("jobs", row.job_id), size="sm"),
-            row.label,
-            ", ".join(row.teachers) or "none",
-            row.student,
-            formats.signed_percent(row.transfer_delta),
-            formats.signed_percent(row.delta_above_control),
-            formats.percent(row.knowledge_gain),
-            formats.percent(row.knowledge_loss),
-            formats.percent(row.student_accuracy_before),
-            formats.percent(row.student_accuracy_after),
-        ]
-        for row in ordered
+            grids.column("job", "Job", cellRenderer="ZgLink", width=100),
+            grids.column("label", "Method", tooltipField="label", flex=2, minWidth=90),
+            grids.column("teachers", "Teachers", tooltipField="teachers", flex=3, minWidth=110),
+            grids.column("student", "Student", cellRenderer="ZgLink", tooltipField="student", flex=3, minWidth=110),
+            grids.numeric("transfer_delta", "Δ", signed, width=98, sort="desc"),
+            grids.numeric("delta_above_control", "Above control", signed, width=112),
+            grids.numeric("knowledge_gain", "Gain", share, width=80),
+            grids.numeric("knowledge_loss", "Loss", share, width=80),
+            grids.numeric("student_accuracy_before", "Before", share, width=84),
+            grids.numeric("student_accuracy_after", "After", share, width=84),
+        ],
+        listed(rows),
+        label="Transfers",
+        height=min(560, 110 + 36 * max(3, len(rows))),
+    )
+
+
+def listed(rows: Sequence[StudyRow]) -> list[dict[str, Any]]:
+    """Rows of the grid of `listing`."""
+    numbers = ("transfer_delta", "delta_above_control", "knowledge_gain", "knowledge_loss")
+    return [
+        {
+            "job": row.job_id[-8:],
+            "job_href": link("jobs", row.job_id),
+            "label": row.label,
+            "teachers": ", ".join(row.teachers) or "none",
+            "student": row.student,
+            "student_href": link("zoo", row.student),
+            **row.model_dump(include={*numbers, "student_accuracy_before", "student_accuracy_after"}),
+        }
+        for row in rows
     ]
-    note = None
-    if len(rows) > most:
-        note = dmc.Text(f"{most} of {len(rows):,} transfers; the CSV has all.", size="sm", c="dimmed", mt="xs")
-    return html.Div([cards.table(head, shown, label="Transfers", numeric=tuple(range(4, 10))), note])
 
 
 def csv_rows(rows: Sequence[StudyRow], datasets: Mapping[str, str]) -> Iterator[dict[str, Any]]:

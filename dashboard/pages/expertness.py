@@ -84,11 +84,11 @@ def register(app: Dash, reads: Reads, actions: Any) -> None:
 
 def _options(reads: Reads) -> list[tuple[str, str]]:
     boards = list(dict.fromkeys((one.dataset, one.split) for one in reads.measured("expertness")))
-    runs = []
-    for run in reads.remem_runs():
-        result, _ = reads.remem(run.job_id)
-        if any(snapshot.expertness for teacher in result.teachers for snapshot in teacher.snapshots):
-            runs.append((str(run.job_id), f"ReMem: {run.subject}, {formats.moment(run.finished_at)[:16]}"))
+    runs = [
+        (str(run.job_id), f"ReMem: {run.subject}, {formats.moment(run.finished_at)[:16]}")
+        for run in reads.remem_runs()
+        if run.expertness
+    ]
     return [*((f"{dataset}/{split}", f"{dataset} ({split})") for dataset, split in boards), *runs]
 
 

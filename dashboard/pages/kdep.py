@@ -22,6 +22,7 @@ HREF = "/kdep"
 TITLE = "Pre-training"
 NAV = ("Pre-training", "kdep")
 MOST_RUNS = 8
+MOST_ROWS = 40
 
 
 def layout(reads: Reads, view: View) -> Any:
@@ -123,8 +124,11 @@ def _teacher_cards(reads: Reads, view: View, scheme: Scheme) -> Any:
             formats.number(one.logme, 4),
             formats.percent(one.accuracy),
         ]
-        for one in sorted(found, key=lambda one: (one.compactness is None, one.compactness or 0.0, one.model))
+        for one in sorted(found, key=lambda one: (one.compactness is None, one.compactness or 0.0, one.model))[
+            :MOST_ROWS
+        ]
     ]
+    more = f"The {MOST_ROWS} least compact of {len(found):,}; the CSV has all." if len(found) > MOST_ROWS else ""
     return html.Div(
         [
             cards.figure_card(
@@ -143,6 +147,7 @@ def _teacher_cards(reads: Reads, view: View, scheme: Scheme) -> Any:
                     label="Candidates for a teacher",
                     numeric=(2, 3, 4),
                 ),
+                text=more,
             ),
         ],
         className="two-columns",

@@ -9,7 +9,7 @@ import dash_mantine_components as dmc
 from dash import Dash, Input, Output, State, dcc, html, no_update
 
 from backend.domain.jobs import TERMINAL
-from backend.domain.study_summary import StudyTable, summarise
+from backend.domain.study_summary import StudyTable
 from dashboard import formats
 from dashboard.components import cards, controls, states, transfer_charts
 from dashboard.reads import Reads
@@ -59,7 +59,9 @@ def layout(reads: Reads, view: View) -> Any:
         ),
         transfer_charts.board(PREFIX, SHOWN),
         cards.section(
-            "Transfers", html.Div(id="all-listing"), right=cards.downloads(None, "all-transfers", "the transfers")
+            "Transfers",
+            transfer_charts.listing(PREFIX, reads.transfer_rows(view.text("dataset") or None)),
+            right=cards.downloads(None, "all-transfers", "the transfers"),
         ),
         dcc.Interval(id="studies-live", interval=5000, disabled=not reads.any_open_job()),
     ]
@@ -71,7 +73,7 @@ def register(app: Dash, reads: Reads, actions: Any) -> None:
 
     @app.callback(
         Output("all-summary", "children"),
-        Output("all-listing", "children"),
+        Output("all-grid", "rowData"),
         Output("studies-count", "children"),
         Input("url", "search"),
         State("url", "pathname"),
@@ -80,7 +82,7 @@ def register(app: Dash, reads: Reads, actions: Any) -> None:
         if path.rstrip("/") != PATH:
             return no_update, no_update, no_update
         table = _table(reads, View(PATH, {}, parse_query(search)))
-        return transfer_charts.summary(table), transfer_charts.listing(table.rows), f"{len(table.rows):,} transfers"
+        return transfer_charts.summary(table), transfer_charts.listed(table.rows), f"{len(table.rows):,} transfers"
 
     @app.callback(
         Output("studies-list", "children"),
@@ -109,14 +111,16 @@ def _figure(app: Dash, reads: Reads, name: str) -> None:
     def draw(search: str, scheme: str, path: str) -> Any:
         if path.rstrip("/") != PATH:
             return no_update
-        table = _table(reads, View(PATH, {}, parse_query(search)))
-        models = reads.models(sorted({row.student for row in table.rows}))
-        return transfer_charts.draw(name, table, models, reads.transfer_datasets(), as_scheme(scheme))
+        dataset = View(PATH, {}, parse_query(search)).text("dataset") or None
+        rows = reads.transfer_rows(dataset)
+        models = reads.models(sorted({row.student for row in rows}))
+        # Only one figure needs what the transfers say together; the others do not wait for it.
+        methods = reads.transfer_table(dataset).methods if name == "methods" else ()
+        return transfer_charts.draw(name, rows, methods, models, reads.transfer_datasets(), as_scheme(scheme))
 
 
 def _table(reads: Reads, view: View) -> StudyTable:
-    rows = reads.transfer_rows(view.text("dataset") or None)
-    return summarise(rows) if rows else StudyTable(rows=(), methods=(), differences=())
+    return reads.transfer_table(view.text("dataset") or None)
 
 
 def _studies(reads: Reads) -> Any:

@@ -56,6 +56,7 @@ def layout(reads: Reads, view: View) -> Any:
         transfer_charts.board(PREFIX, SHOWN) if of_transfers else html.Div(id="study-pretraining"),
         html.Div(_listing(reads, study), id="study-listing"),
         cards.folded("The study file", dmc.Code(to_json(study.job.spec), block=True, className="command")),
+        dcc.Store(id="study-version", data=_version(reads, study)),
         dcc.Interval(id="study-live", interval=REFRESH_MS, disabled=not open_),
     ]
 
@@ -67,10 +68,10 @@ def register(app: Dash, reads: Reads, actions: Actions) -> None:
     @app.callback(
         Output("study-pretraining", "children"),
         Input("scheme", "data"),
-        Input("study-live", "n_intervals"),
+        Input("study-version", "data"),
         State("url", "pathname"),
     )
-    def draw_pretraining(scheme: str, _ticks: int, path: str) -> Any:
+    def draw_pretraining(scheme: str, _version: str, path: str) -> Any:
         study = _study(reads, path)
         table = None if study is None else reads.study_table(study.job.id)
         if not isinstance(table, KdepTable) or not table.summaries:
@@ -93,15 +94,35 @@ def register(app: Dash, reads: Reads, actions: Actions) -> None:
         Output("study-tables", "children"),
         Output("study-listing", "children"),
         Output("study-live", "disabled"),
+        Output("study-version", "data"),
         Input("study-live", "n_intervals"),
+        State("url", "pathname"),
+        State("study-version", "data"),
+        prevent_initial_call=True,
+    )
+    def watch(_ticks: int, path: str, before: str) -> Any:
+        study = _study(reads, path)
+        if study is None:
+            return (no_update,) * 5
+        version, ended = _version(reads, study), study.job.state in TERMINAL
+        if version == before:
+            return _status(study), no_update, no_update, ended, no_update
+        # The grid stays, with its order and filters, and gets other rows.
+        table = reads.study_table(study.job.id)
+        stays = isinstance(table, StudyTable) and not before.startswith("0 ")
+        listing = no_update if stays else _listing(reads, study)
+        return _status(study), _tables(reads, study), listing, ended, version
+
+    @app.callback(
+        Output(f"{PREFIX}-grid", "rowData"),
+        Input("study-version", "data"),
         State("url", "pathname"),
         prevent_initial_call=True,
     )
-    def watch(_ticks: int, path: str) -> Any:
+    def fill(_version: str, path: str) -> Any:
         study = _study(reads, path)
-        if study is None:
-            return (no_update,) * 4
-        return _status(study), _tables(reads, study), _listing(reads, study), study.job.state in TERMINAL
+        table = None if study is None else reads.study_table(study.job.id)
+        return transfer_charts.listed(table.rows) if isinstance(table, StudyTable) else no_update
 
     @app.callback(
         Output("study-said", "children"),
@@ -135,10 +156,10 @@ def _figure(app: Dash, reads: Reads, name: str) -> None:
     @app.callback(
         Output(f"{PREFIX}-{name}", "figure"),
         Input("scheme", "data"),
-        Input("study-live", "n_intervals"),
+        Input("study-version", "data"),
         State("url", "pathname"),
     )
-    def draw(scheme: str, _ticks: int, path: str) -> Any:
+    def draw(scheme: str, _version: str, path: str) -> Any:
         study = _study(reads, path)
         if study is None:
             return no_update
@@ -146,12 +167,18 @@ def _figure(app: Dash, reads: Reads, name: str) -> None:
         if not isinstance(table, StudyTable):
             return no_update
         models = reads.models(sorted({row.student for row in table.rows}))
-        return transfer_charts.draw(name, table, models, {}, as_scheme(scheme))
+        return transfer_charts.draw(name, table.rows, table.methods, models, {}, as_scheme(scheme))
 
 
 def _study(reads: Reads, path: str) -> Study | None:
     params = match(PATH, path or "")
     return None if params is None else reads.study(as_id(params["id"], "study"))
+
+
+def _version(reads: Reads, study: Study) -> str:
+    """How many rows its tables have, and how many jobs are in which state: what tables and figures hang on."""
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(study.children.items()))
+    return f"{len(reads.study_table(study.job.id).rows)} rows; {counts}"
 
 
 def _status(study: Study) -> Any:
@@ -230,7 +257,7 @@ def _listing(reads: Reads, study: Study) -> Any:
     if not isinstance(table, StudyTable):
         return _plain(table.rows, "Runs", "study-transfers")
     right = cards.downloads(None, "study-transfers", "the transfers")
-    return cards.section("Transfers", transfer_charts.listing(table.rows), right=right)
+    return cards.section("Transfers", transfer_charts.listing(PREFIX, table.rows), right=right)
 
 
 def _plain(records: Sequence[Record], title: str, csv: str) -> Any:

@@ -10,7 +10,7 @@ from uuid import UUID
 from backend import studies as study_files
 from backend.domain.jobs import Artifact, Job, JobEvent
 from backend.domain.kdep_studies import KdepTable
-from backend.domain.study_summary import StudyRow, StudyTable, study_row, with_controls
+from backend.domain.study_summary import StudyRow, StudyTable, study_row, summarise, with_controls
 from backend.store import workers
 from backend.store.queries import job_table
 from backend.store.queries import jobs as job_queries
@@ -108,6 +108,15 @@ class JobReads(Door):
         """Every transfer that succeeded, whoever asked for it, with its control's Δ."""
         finished = self.kept(("transfers",), self._finished_transfers)
         return with_controls(row for row, on in finished if not dataset or on == dataset)
+
+    def transfer_table(self, dataset: str | None = None) -> StudyTable:
+        """The same with what they say together; the bootstrap behind the intervals takes a second for hundreds."""
+
+        def ask() -> StudyTable:
+            rows = self.transfer_rows(dataset)
+            return summarise(rows) if rows else StudyTable(rows=(), methods=(), differences=())
+
+        return self.kept(("transfer table", dataset), ask)
 
     def transfer_datasets(self) -> dict[str, str]:
         """The data set of every finished transfer, by job id."""

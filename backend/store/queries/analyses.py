@@ -92,11 +92,12 @@ class CandidateTeacher:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished job in a list: what it was about, without its result."""
+    """A finished job in a list: what it was about, without its result; whether it was asked for expertness too."""
 
     job_id: UUID
     subject: str
     finished_at: datetime | None
+    expertness: bool = False
 
 
 def measured(
@@ -193,7 +194,15 @@ def remem_runs(connection: Connection) -> list[Run]:
     """Finished ReMem jobs, the newest first."""
     statement = select(_c.id, _c.spec, _c.finished_at).where(_c.kind == "remem", _c.state == JobState.SUCCEEDED.value)
     rows = connection.execute(statement.order_by(_c.finished_at.desc(), _c.id).limit(MOST_JOBS))
-    return [Run(row.id, _remem_subject(row.spec), moment(row.finished_at)) for row in rows]
+    return [
+        Run(
+            row.id,
+            _remem_subject(row.spec),
+            moment(row.finished_at),
+            bool((row.spec.get("params") or {}).get("expertness")),
+        )
+        for row in rows
+    ]
 
 
 def remem(connection: Connection, id: UUID) -> tuple[RememResult, dict[str, Any]]:

@@ -233,7 +233,7 @@ def fire(reads: Reads, output: str, path: str, search: str = "", scheme: str = "
     key = next(name for name in app.callback_map if f"{output}." in name)
     names = [one.split(".") for one in key.strip(".").split("...")]
     outputs = [{"id": id, "property": property} for id, property in names]
-    given = {"url": search, "scheme": scheme, "study-live": 0}
+    given = {"url": search, "scheme": scheme, "study-version": ""}
     body = {
         "output": key,
         "outputs": outputs if key.startswith("..") else outputs[0],
