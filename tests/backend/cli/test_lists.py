@@ -60,7 +60,7 @@ def test_classes(zoograft: Callable[..., Ran], zoo: Store, tmp_path: Path) -> No
     assert "2 of 2" in zoograft(*similar).out
     assert zoograft(*ask, "--embeddings", tmp_path / "v.npz").out.count(" %") >= 5
     zoograft(*similar, "--csv", tmp_path / "tops.csv")
-    assert list(csv.DictReader((tmp_path / "tops.csv").read_text().splitlines()))[0]["class_names"] == "cow;ant"
+    assert next(csv.DictReader((tmp_path / "tops.csv").read_text().splitlines()))["class_names"] == "cow;ant"
     for wrong, message in (("0", "--top-p"), ("5,x", "--top-p"), ("101", "--top-p")):
         ran = zoograft(*ask, "--top-p", wrong)
         assert (ran.code, message in ran.err) == (2, True)
