@@ -198,7 +198,7 @@ class Training:
 
     def _join(self) -> None:
         """Begin where rank 0 begins; refuse what cannot be split."""
-        if not self.objective.per_sample:
+        if not self.objective.per_sample or getattr(self.params, "compares_samples", False):
             raise BadInput("device", self.ranks.size, "one device: the loss compares the samples of a batch")
         least = 2 if self.has_batchnorm else 1
         share = getattr(self.batches, "smallest_share", lambda: least)()

@@ -41,7 +41,11 @@ class Small(nn.Module):
         self.idle = nn.Linear(3, 3)
         self.head = nn.Linear(8, C)
     def forward(self, x):
-        return self.head(torch.relu(self.norm(self.body(x))).mean((2, 3)))
+        return self.forward_head(self.forward_features(x))
+    def forward_features(self, x):
+        return torch.relu(self.norm(self.body(x)))
+    def forward_head(self, x, pre_logits=False):
+        return x.mean((2, 3)) if pre_logits else self.head(x.mean((2, 3)))
     def get_classifier(self):
         return self.head
 
@@ -97,10 +101,12 @@ def run(ranks):
     for _ in fit(one):
         pass
     said["norm"] = {"weights": result(one)}
-    try:
-        training("cd", {}, ranks) if ranks.size > 1 else None
-    except BadInput as error:
-        said["refused"] = error.message
+    said["refused"] = []
+    for name in ("cd", "crd"):
+        try:
+            training(name, {}, ranks) if ranks.size > 1 else None
+        except BadInput as error:
+            said["refused"].append(error.message)
     try:
         training("ce", {"batch_size": 3}, ranks, norm=True) if ranks.size > 1 else None
     except BadInput as error:
@@ -166,7 +172,8 @@ def test_running_statistics_are_the_same_on_every_rank(said):
 
 
 def test_what_cannot_be_split_is_refused(said):
-    assert "compares the samples of a batch" in said["2-0"]["refused"]
+    assert len(said["2-0"]["refused"]) == 2
+    assert all("compares the samples of a batch" in text for text in said["2-0"]["refused"])
     assert "at least 2 samples for each of 2 devices; one would get 1" in said["2-1"]["too small"]
 
 
