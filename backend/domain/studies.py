@@ -363,9 +363,11 @@ def _controls(chosen: Sequence[Variant], pairs: Sequence[Any], seed: int, of: An
             _, students = trainings.setdefault(params.model_dump_json(), (params, []))
             if student not in students:
                 students.append(student)
+    several = [params for params, _ in trainings.values()]
+    apart = [name for name in CeParams.model_fields if len({getattr(params, name) for params in several}) > 1]
     jobs = []
-    for number, (params, students) in enumerate(trainings.values()):
-        suffix = "" if len(trainings) == 1 else f" {number + 1}"
+    for params, students in trainings.values():
+        suffix = "".join(f" {name}={getattr(params, name)}" for name in apart)
         for student in students:
             key = f"{CONTROL}{suffix} | alone > {of(student, seed)} | seed {seed}"
             jobs.append(transfer(key, (), of(student, seed), params))

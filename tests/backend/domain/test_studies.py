@@ -36,6 +36,8 @@ def test_each_distinct_training_has_its_control():
     assert sorted({one.method.lr for one in controls}) == [1e-4, 1e-2]
     assert len(controls) == 2 * 3
     assert all(one.method.method == "ce" for one in controls)
+    keys = [child.key for child in plan_study(spec(methods=["kl", "mcl"])) if child.key.startswith("control")]
+    assert {key.split(" | ")[0] for key in keys} == {"control lr=0.0001", "control lr=0.01"}
 
 
 def test_settings_hold_for_methods_that_know_them_and_the_grid_multiplies():
