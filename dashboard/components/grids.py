@@ -75,39 +75,6 @@ def grid(
     return html.Div(made, role="region", className="grid", **{"aria-label": label})
 
 
-def listing(
-    id: str, columns: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]], *, label: str, height: int = 480
-) -> html.Div:
-    """A grid of rows that are all sent at once, sorted and filtered in the browser: for hundreds to thousands.
-
-    A table of as many components would stop the page: Dash asks every one of them about every change.
-    """
-    made = dag.AgGrid(
-        id=id,
-        columnDefs=list(columns),
-        rowData=list(rows),
-        defaultColDef={
-            "sortable": True,
-            "resizable": True,
-            "filter": "agTextColumnFilter",
-            "floatingFilter": True,
-            "suppressHeaderMenuButton": True,
-            "suppressFloatingFilterButton": True,
-            "suppressHeaderFilterButton": True,
-            "minWidth": 70,
-        },
-        dangerously_allow_code=False,
-        dashGridOptions={
-            "theme": THEME,
-            "tooltipShowDelay": 400,
-            "enableCellTextSelection": True,
-            "suppressDragLeaveHidesColumns": True,
-        },
-        style={"height": f"{height}px"},
-    )
-    return html.Div(made, role="region", className="grid", **{"aria-label": label})
-
-
 def reload_with_address(app: Dash, id: str, path: str) -> None:
     """Ask for a grid's rows again when the query changes on its own page."""
     app.clientside_callback(

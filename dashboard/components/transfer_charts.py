@@ -11,11 +11,12 @@ from dash import html
 from backend.domain.catalog import Model
 from backend.domain.study_summary import MethodSummary, StudyRow, StudyTable
 from dashboard import formats
-from dashboard.components import cards, grids
+from dashboard.components import cards
 from dashboard.figures import transfers
 from dashboard.theme import Scheme
 from dashboard.view import link
 
+MOST_ROWS = 40
 FIGURES = {
     "success": ("How often it succeeds", "Share of a student's transfers with Δ > 0; a point is a student."),
     "methods": ("Mean Δ", "Of every method, and above the same training without a teacher."),
@@ -153,44 +154,33 @@ def differences(table: StudyTable) -> Any:
     return cards.table(head, rows, label="Paired differences of methods", numeric=(2, 3, 4))
 
 
-def listing(prefix: str, rows: Sequence[StudyRow]) -> html.Div:
-    """The transfers themselves, the largest Δ first; `listed` has the rows for its grid."""
-    signed, share = grids.POINTS, grids.PERCENT
-    return grids.listing(
-        f"{prefix}-grid",
+def listing(rows: Sequence[StudyRow], most: int = MOST_ROWS) -> Any:
+    """The transfers themselves, the largest Δ first.
+
+    Not all of hundreds: Dash asks every component of a page about every change, and a page of thousands stands still.
+    """
+    ordered = sorted(rows, key=lambda row: -row.transfer_delta)[:most]
+    head = ("Job", "Method", "Teachers", "Student", "Δ", "Above control", "Gain", "Loss", "Before", "After")
+    shown = [
         [
-            grids.column("job", "Job", cellRenderer="ZgLink", width=100),
-            grids.column("label", "Method", tooltipField="label", flex=2, minWidth=90),
-            grids.column("teachers", "Teachers", tooltipField="teachers", flex=3, minWidth=110),
-            grids.column("student", "Student", cellRenderer="ZgLink", tooltipField="student", flex=3, minWidth=110),
-            grids.numeric("transfer_delta", "Δ", signed, width=98, sort="desc"),
-            grids.numeric("delta_above_control", "Above control", signed, width=112),
-            grids.numeric("knowledge_gain", "Gain", share, width=80),
-            grids.numeric("knowledge_loss", "Loss", share, width=80),
-            grids.numeric("student_accuracy_before", "Before", share, width=84),
-            grids.numeric("student_accuracy_after", "After", share, width=84),
-        ],
-        listed(rows),
-        label="Transfers",
-        height=min(560, 110 + 36 * max(3, len(rows))),
-    )
-
-
-def listed(rows: Sequence[StudyRow]) -> list[dict[str, Any]]:
-    """Rows of the grid of `listing`."""
-    numbers = ("transfer_delta", "delta_above_control", "knowledge_gain", "knowledge_loss")
-    return [
-        {
-            "job": row.job_id[-8:],
-            "job_href": link("jobs", row.job_id),
-            "label": row.label,
-            "teachers": ", ".join(row.teachers) or "none",
-            "student": row.student,
-            "student_href": link("zoo", row.student),
-            **row.model_dump(include={*numbers, "student_accuracy_before", "student_accuracy_after"}),
-        }
-        for row in rows
+            dmc.Anchor(row.job_id[-8:], href=link("jobs", row.job_id), size="sm"),
+            row.label,
+            ", ".join(row.teachers) or "none",
+            row.student,
+            formats.signed_percent(row.transfer_delta),
+            formats.signed_percent(row.delta_above_control),
+            formats.percent(row.knowledge_gain),
+            formats.percent(row.knowledge_loss),
+            formats.percent(row.student_accuracy_before),
+            formats.percent(row.student_accuracy_after),
+        ]
+        for row in ordered
     ]
+    note = None
+    if len(rows) > most:
+        text = f"The {most} of {len(rows):,} transfers with the largest Δ; the CSV has all."
+        note = dmc.Text(text, size="sm", c="dimmed", mt="xs")
+    return html.Div([cards.table(head, shown, label="Transfers", numeric=tuple(range(4, 10))), note])
 
 
 def csv_rows(rows: Sequence[StudyRow], datasets: Mapping[str, str]) -> Iterator[dict[str, Any]]:

@@ -86,7 +86,7 @@ def layout(reads: Reads, view: View) -> Any:
                 grids.column("step", "Progress", cellRenderer="ZgProgress", width=114, sortable=False),
                 grids.numeric("seconds_left", "Time left", grids.DURATION, width=86, sortable=False),
                 grids.column("ran", "Ran for", width=84, sortable=False),
-                grids.column("created_at", "Asked for (UTC)", valueFormatter=grids.MOMENT, width=158),
+                grids.column("created_at", "Asked for (UTC)", valueFormatter=grids.MOMENT, width=170),
                 grids.column("cause", "Cause", width=114, tooltipField="cause"),
                 grids.numeric("attempt", "Attempt", grids.WHOLE, width=85),
                 grids.column("worker", "Worker", width=120, tooltipField="worker"),

@@ -60,7 +60,7 @@ def layout(reads: Reads, view: View) -> Any:
         transfer_charts.board(PREFIX, SHOWN),
         cards.section(
             "Transfers",
-            transfer_charts.listing(PREFIX, reads.transfer_rows(view.text("dataset") or None)),
+            html.Div(id="all-listing"),
             right=cards.downloads(None, "all-transfers", "the transfers"),
         ),
         dcc.Interval(id="studies-live", interval=5000, disabled=not reads.any_open_job()),
@@ -73,7 +73,7 @@ def register(app: Dash, reads: Reads, actions: Any) -> None:
 
     @app.callback(
         Output("all-summary", "children"),
-        Output("all-grid", "rowData"),
+        Output("all-listing", "children"),
         Output("studies-count", "children"),
         Input("url", "search"),
         State("url", "pathname"),
@@ -82,7 +82,7 @@ def register(app: Dash, reads: Reads, actions: Any) -> None:
         if path.rstrip("/") != PATH:
             return no_update, no_update, no_update
         table = _table(reads, View(PATH, {}, parse_query(search)))
-        return transfer_charts.summary(table), transfer_charts.listed(table.rows), f"{len(table.rows):,} transfers"
+        return transfer_charts.summary(table), transfer_charts.listing(table.rows), f"{len(table.rows):,} transfers"
 
     @app.callback(
         Output("studies-list", "children"),

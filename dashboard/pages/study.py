@@ -107,22 +107,7 @@ def register(app: Dash, reads: Reads, actions: Actions) -> None:
         version, ended = _version(reads, study), study.job.state in TERMINAL
         if version == before:
             return _status(study), no_update, no_update, ended, no_update
-        # The grid stays, with its order and filters, and gets other rows.
-        table = reads.study_table(study.job.id)
-        stays = isinstance(table, StudyTable) and not before.startswith("0 ")
-        listing = no_update if stays else _listing(reads, study)
-        return _status(study), _tables(reads, study), listing, ended, version
-
-    @app.callback(
-        Output(f"{PREFIX}-grid", "rowData"),
-        Input("study-version", "data"),
-        State("url", "pathname"),
-        prevent_initial_call=True,
-    )
-    def fill(_version: str, path: str) -> Any:
-        study = _study(reads, path)
-        table = None if study is None else reads.study_table(study.job.id)
-        return transfer_charts.listed(table.rows) if isinstance(table, StudyTable) else no_update
+        return _status(study), _tables(reads, study), _listing(reads, study), ended, version
 
     @app.callback(
         Output("study-said", "children"),
@@ -257,14 +242,14 @@ def _listing(reads: Reads, study: Study) -> Any:
     if not isinstance(table, StudyTable):
         return _plain(table.rows, "Runs", "study-transfers")
     right = cards.downloads(None, "study-transfers", "the transfers")
-    return cards.section("Transfers", transfer_charts.listing(PREFIX, table.rows), right=right)
+    return cards.section("Transfers", transfer_charts.listing(table.rows), right=right)
 
 
 def _plain(records: Sequence[Record], title: str, csv: str) -> Any:
     """Any records as a table, for studies of other things than transfers."""
     rows = [flat(one) for one in records]
     head = list(rows[0]) if rows else []
-    shown = [[_shown(row[name]) for name in head] for row in rows[:200]]
+    shown = [[_shown(row[name]) for name in head] for row in rows[: transfer_charts.MOST_ROWS]]
     return cards.section(
         title,
         cards.table([name.replace("_", " ") for name in head], shown, label=title),

@@ -56,7 +56,7 @@ def layout(reads: Reads, view: View) -> Any:
                 grids.column("name", "Model", cellRenderer="ZgLink", tooltipField="name", flex=3, minWidth=230),
                 grids.column("family", "Family", cellRenderer="ZgFamily", width=122),
                 grids.numeric("param_count", "Parameters", grids.PARAMS, width=108),
-                grids.numeric("accuracy", "Accuracy", grids.PERCENT, width=98, sort="desc"),
+                grids.numeric("accuracy", "Accuracy", grids.PERCENT, width=116, sort="desc"),
                 grids.numeric("n_samples", "Samples", grids.WHOLE, width=88),
                 grids.numeric("n_datasets", "Data sets", grids.WHOLE, width=92),
                 grids.column(
