@@ -56,4 +56,7 @@ def test_no_room_without_a_noun():
 
 
 def test_no_large_files():
-    assert [path for path in tracked() if path.stat().st_size > 1_000_000] == []
+    # One file by its nature: the part of plotly.js that the pages draw with.
+    bundle = ROOT / "dashboard/vendor/plotly-cartesian.min.js"
+    assert [path for path in tracked() if path.stat().st_size > 1_000_000] == [bundle]
+    assert bundle.stat().st_size < 2_000_000
