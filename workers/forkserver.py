@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 
-from workers.processes import CANCEL, DRAIN, Channel, die_with_parent, kill_group
+from workers.processes import CANCEL, DRAIN, Channel, die_with_parent, kill_group, step_back
 
 
 def main() -> None:
@@ -66,6 +66,7 @@ def _fork(descriptor: int, pdeathsig: bool, ours: tuple[socket.socket, int, int]
         return pid
     try:
         os.setsid()
+        step_back()
         if pdeathsig:
             die_with_parent(parent)
         signal.set_wakeup_fd(-1)

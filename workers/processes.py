@@ -23,10 +23,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 CANCEL, DRAIN = signal.SIGUSR1, signal.SIGUSR2
 PR_SET_PDEATHSIG = 1
+NICENESS = 10
 # What every torch job imports. Not pyarrow: it starts a thread, and a server that forks must have one only.
 HEAVY = ("torch", "timm", "safetensors.torch", "workers.inputs.checkpoints")
 LIGHT = ("backend.store.jobs", "backend.store.artifacts", "workers.runner")
@@ -237,6 +239,18 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def step_back() -> None:
+    """Let the pages, the supervisor and everything else on this machine go first; costs nothing where nobody waits.
+
+    Call it in a process that leads its session: where Linux shares the cores by sessions (autogroup), niceness counts
+    only within one, and the session has its own.
+    """
+    with contextlib.suppress(OSError):
+        os.nice(NICENESS)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(NICENESS))
 
 
 def watch_parent(parent: int, every_s: float = 1.0, then: Callable[[], None] | None = None) -> threading.Thread:

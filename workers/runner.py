@@ -33,7 +33,7 @@ from backend.store.job_records import Checkpoint
 from backend.store.session import Store
 from workers import tasks
 from workers.lifecycle import Cancelled, Drained, RunningJob, StopFlags
-from workers.processes import CANCEL, DRAIN, Channel, die_with_parent, watch_parent
+from workers.processes import CANCEL, DRAIN, Channel, die_with_parent, step_back, watch_parent
 
 log = structlog.get_logger()
 
@@ -50,6 +50,7 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {CANCEL, DRAIN})
     if pdeathsig:
         die_with_parent(parent)
+    step_back()
     for module in sys.argv[4:]:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)

@@ -32,7 +32,7 @@ DESCRIPTION = (
 )
 
 WARM_AFTER_S = 0.5
-THREADS = 8
+THREADS = 5
 
 DashboardFactory = Callable[[], Any]
 """Makes the dashboard's WSGI callable; called once, after the server listens."""

@@ -4,11 +4,12 @@ import os
 import signal
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
 from backend.settings import environment
-from workers.processes import Channel, ForkServer
+from workers.processes import NICENESS, Channel, ForkServer, Spare
 
 
 @pytest.fixture
@@ -88,6 +89,7 @@ def test_each_child_leads_a_group_of_its_own_and_its_end_is_told(server):
     assert until(server, lambda: all(child.pid for child in children))
     assert until(server, lambda: all(_ready(child) for child in children))
     assert all(os.getpgid(child.pid) == child.pid != os.getpgrp() for child in children)
+    assert [os.getpriority(os.PRIO_PROCESS, child.pid) for child in children] == [min(NICENESS + mine(), 19)] * 3
     children[0].kill()
     os.kill(children[1].pid, signal.SIGTERM)
     children[2].channel.close()  # no job will come: it ends by itself
@@ -112,6 +114,23 @@ def test_a_dead_server_takes_its_children_with_it(server):
     while time.monotonic() < deadline and os.path.exists(f"/proc/{child.pid}"):
         time.sleep(0.02)
     assert not os.path.exists(f"/proc/{child.pid}")
+
+
+def mine():
+    return os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def test_a_fresh_interpreter_steps_back_too():
+    spare = Spare(environment(OMP_NUM_THREADS="1"))
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not any("ready" in one for one in spare.child.channel.receive()):
+            time.sleep(0.02)
+        assert os.getpriority(os.PRIO_PROCESS, spare.child.pid) == min(NICENESS + mine(), 19)
+        group = Path(f"/proc/{spare.child.pid}/autogroup")
+        assert not group.exists() or group.read_text().split()[-1] in ("10", "0")
+    finally:
+        spare.stop()
 
 
 def _ready(child):
