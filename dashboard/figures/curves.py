@@ -69,9 +69,11 @@ def share_curves(metrics: Mapping[str, Points], scheme: Scheme) -> go.Figure:
     made = figure(scheme, hovermode="x unified")
     palette = (colour("neutral", scheme), colour("positive", scheme), colour("negative", scheme))
     shown: set[str] = set()
+    staged = {_term(name) for name in metrics if "/" in name}
     for name, points in metrics.items():
         term = _term(name)
-        if term in SHARES:
+        # Without a stage it is the evaluated epochs' share, a part of the same curve.
+        if term in SHARES and ("/" in name or term not in staged):
             drawn = [(x, 100 * y) for x, y in points]
             line = _line(SHARE_LABELS[term], drawn, palette[SHARES.index(term)], markers=len(points) < 60)
             # Stages of a sequential run share a colour and one entry of the legend.

@@ -65,8 +65,8 @@ def success_boxes(rows: Sequence[StudyRow], scheme: Scheme) -> go.Figure:
                 hovertemplate="%{text}<br>%{y:.0f} % succeed<extra></extra>",
             )
         )
-    made.update_yaxes(title_text="Transfers that succeed, per student (%)", range=[-5, 105])
-    made.update_xaxes(title_text="Method", tickangle=0 if len(labels(rows)) < 6 else -30)
+    made.update_yaxes(title_text="Success per student (%)", range=[-5, 105])
+    made.update_xaxes(tickangle=0 if len(labels(rows)) < 6 else -30)
     return made
 
 
@@ -135,7 +135,7 @@ def binned_deltas(rows: Sequence[StudyRow], scheme: Scheme) -> go.Figure:
     made.add_hline(y=0, line={"color": colour("line", scheme), "width": 1})
     made.add_vline(x=0, line={"color": colour("line", scheme), "width": 1, "dash": "dot"})
     made.update_xaxes(title_text="Accuracy difference, teacher − student (pp)")
-    made.update_yaxes(title_text="Δ transfer (pp): mean, ○ best quarter")
+    made.update_yaxes(title_text="Δ (pp): mean, ○ best quarter")
     return made
 
 
@@ -179,7 +179,7 @@ def rates_by_student(rows: Sequence[StudyRow], models: Mapping[str, Model], sche
         lambda row: row.transfer_rate.get("100"),
         lambda row, model: None if model is None or model.param_count is None else model.param_count / 1e6,
         "Parameters of the student (millions)",
-        "Transfer rate over all positive flips (%)",
+        "Transfer rate (%)",
         scheme,
         log=True,
     )
@@ -304,7 +304,7 @@ def gain_against_loss(rows: Sequence[StudyRow], scheme: Scheme) -> go.Figure:
             )
         )
     made.update_xaxes(title_text="Knowledge lost (% of the samples)", range=[-0.02 * top, top])
-    made.update_yaxes(title_text="Knowledge gained (% of the samples)", range=[-0.02 * top, top])
+    made.update_yaxes(title_text="Knowledge gained (%)", range=[-0.02 * top, top])
     return made
 
 
@@ -347,7 +347,7 @@ def method_bars(methods: Sequence[MethodSummary], scheme: Scheme) -> go.Figure:
             )
         )
     made.add_hline(y=0, line={"color": colour("line", scheme), "width": 1})
-    made.update_yaxes(title_text="Mean Δ transfer (pp), bars 95 %")
+    made.update_yaxes(title_text="Mean Δ (pp), bars 95 %")
     made.update_xaxes(tickangle=0 if len(names) < 6 else -30)
     return made
 

@@ -61,6 +61,13 @@ def test_shares_of_all_stages_have_one_entry_in_the_legend():
     assert not curves.has_shares({"loss": [(1, 1.0)]})
 
 
+def test_the_share_of_the_evaluated_epochs_is_not_drawn_over_that_of_the_steps():
+    name = "positive_flips_to_teacher"
+    steps = {f"from a/{name}": [(i, 0.5) for i in range(1, 9)]}
+    assert len(curves.share_curves({**steps, name: [(4, 0.5), (8, 0.5)]}, "light").data) == 1
+    assert len(curves.share_curves({name: [(4, 0.5)]}, "light").data) == 1
+
+
 def test_stages_of_a_sequential_run_are_marked():
     results = [
         {"epoch": i + 1, "transfer_delta": 0.01 * i, "knowledge_gain": 0.02, "knowledge_loss": 0.01} for i in range(4)

@@ -108,3 +108,9 @@ def test_a_method_has_one_colour_everywhere():
     assert len(set(tones.values())) == 3
     assert transfers.success_boxes(ROWS, "light").data[0].marker.color == tones["kl"]
     assert transfers.gain_against_loss(ROWS, "light").data[1].marker.color == tones["kl"]
+
+
+def test_titles_along_the_side_fit_a_figure_that_gave_its_height_to_long_labels():
+    rows = [*ROWS, a_row("KL+DP unsupervised", "s1", 0.01, 0.0)]
+    for draw in (transfers.success_boxes, transfers.binned_deltas, transfers.rates_by_top, transfers.gain_against_loss):
+        assert len(draw(rows, "light").layout.yaxis.title.text) <= 28
