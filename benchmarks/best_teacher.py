@@ -32,7 +32,8 @@ def changes(store: Store, row: StudyRow) -> NDArray[np.float64]:
         files = jobs.artifacts(connection, job_id=UUID(row.job_id)).items
     found = next(file for file in files if file.name == "predictions.npz")
     with np.load(artifacts.fetch(found.uri, found.sha256)) as told:
-        return (told["after"] == told["label"]).astype(np.float64) - (told["before"] == told["label"])
+        right = {name: np.asarray(told[name] == told["label"], dtype=np.float64) for name in ("before", "after")}
+    return right["after"] - right["before"]
 
 
 def crossed(several: NDArray[np.float64], singles: NDArray[np.float64], rng: np.random.Generator) -> float:
