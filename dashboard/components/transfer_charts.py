@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dash_mantine_components as dmc
-from dash import html
+from dash import dcc, html
 
 from backend.domain.catalog import Model
 from backend.domain.study_summary import MethodSummary, StudyRow, StudyTable
@@ -34,10 +34,9 @@ FIGURES = {
 
 
 def board(prefix: str, names: Sequence[str]) -> html.Div:
-    """Cards for the named figures; callbacks fill them."""
-    return html.Div(
-        [cards.figure_card(f"{prefix}-{name}", *FIGURES[name], height=360) for name in names], className="two-columns"
-    )
+    """Cards for the named figures; callbacks fill them, the first one first, and `PREFIX-first` says it is there."""
+    figures = [cards.figure_card(f"{prefix}-{name}", *FIGURES[name], height=360) for name in names]
+    return html.Div([*figures, dcc.Store(id=f"{prefix}-first")], className="two-columns")
 
 
 def draw(

@@ -68,8 +68,7 @@ def layout(reads: Reads, view: View) -> Any:
 
 
 def register(app: Dash, reads: Reads, actions: Any) -> None:
-    for name in SHOWN:
-        _figure(app, reads, name)
+    _figures(app, reads)
 
     @app.callback(
         Output("all-summary", "children"),
@@ -101,22 +100,34 @@ def register(app: Dash, reads: Reads, actions: Any) -> None:
     )
 
 
-def _figure(app: Dash, reads: Reads, name: str) -> None:
-    @app.callback(
-        Output(f"{PREFIX}-{name}", "figure"),
-        Input("url", "search"),
-        Input("scheme", "data"),
-        State("url", "pathname"),
-    )
-    def draw(search: str, scheme: str, path: str) -> Any:
-        if path.rstrip("/") != PATH:
-            return no_update
+def _figures(app: Dash, reads: Reads) -> None:
+    first, *others = SHOWN
+
+    def drawn(name: str, search: str, scheme: str) -> Any:
         dataset = View(PATH, {}, parse_query(search)).text("dataset") or None
         rows = reads.transfer_rows(dataset)
         models = reads.models(sorted({row.student for row in rows}))
         # Only one figure needs what the transfers say together; the others do not wait for it.
         methods = reads.transfer_table(dataset).methods if name == "methods" else ()
         return transfer_charts.draw(name, rows, methods, models, reads.transfer_datasets(), as_scheme(scheme))
+
+    @app.callback(
+        Output(f"{PREFIX}-{first}", "figure"),
+        Output(f"{PREFIX}-first", "data"),
+        Input("url", "search"),
+        Input("scheme", "data"),
+        State("url", "pathname"),
+    )
+    def draw_first(search: str, scheme: str, path: str) -> Any:
+        if path.rstrip("/") != PATH:
+            return no_update, no_update
+        return drawn(first, search, scheme), [search, scheme]
+
+    for name in others:
+
+        @app.callback(Output(f"{PREFIX}-{name}", "figure"), Input(f"{PREFIX}-first", "data"), prevent_initial_call=True)
+        def draw(asked: list[str], name: str = name) -> Any:
+            return drawn(name, *asked)
 
 
 def _table(reads: Reads, view: View) -> StudyTable:

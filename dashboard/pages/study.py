@@ -62,8 +62,7 @@ def layout(reads: Reads, view: View) -> Any:
 
 
 def register(app: Dash, reads: Reads, actions: Actions) -> None:
-    for name in SHOWN:
-        _figure(app, reads, name)
+    _figures(app, reads)
 
     @app.callback(
         Output("study-pretraining", "children"),
@@ -137,22 +136,32 @@ def register(app: Dash, reads: Reads, actions: Actions) -> None:
     )
 
 
-def _figure(app: Dash, reads: Reads, name: str) -> None:
-    @app.callback(
-        Output(f"{PREFIX}-{name}", "figure"),
-        Input("scheme", "data"),
-        Input("study-version", "data"),
-        State("url", "pathname"),
-    )
-    def draw(scheme: str, _version: str, path: str) -> Any:
+def _figures(app: Dash, reads: Reads) -> None:
+    first, *others = SHOWN
+
+    def drawn(name: str, scheme: str, path: str) -> Any:
         study = _study(reads, path)
-        if study is None:
-            return no_update
-        table = reads.study_table(study.job.id)
+        table = None if study is None else reads.study_table(study.job.id)
         if not isinstance(table, StudyTable):
             return no_update
         models = reads.models(sorted({row.student for row in table.rows}))
         return transfer_charts.draw(name, table.rows, table.methods, models, {}, as_scheme(scheme))
+
+    @app.callback(
+        Output(f"{PREFIX}-{first}", "figure"),
+        Output(f"{PREFIX}-first", "data"),
+        Input("scheme", "data"),
+        Input("study-version", "data"),
+        State("url", "pathname"),
+    )
+    def draw_first(scheme: str, version: str, path: str) -> Any:
+        return drawn(first, scheme, path), [scheme, path, version]
+
+    for name in others:
+
+        @app.callback(Output(f"{PREFIX}-{name}", "figure"), Input(f"{PREFIX}-first", "data"), prevent_initial_call=True)
+        def draw(asked: list[str], name: str = name) -> Any:
+            return drawn(name, *asked[:2])
 
 
 def _study(reads: Reads, path: str) -> Study | None:
