@@ -40,8 +40,9 @@ def main() -> int:
             asked: dict[UUID, float] = {}
             for one in chance.sample(ids, len(ids)):
                 time.sleep(chance.uniform(0.0, 0.3))
-                if deaf[ids.index(one)] and chance.random() < 0.7:
+                if deaf[ids.index(one)] and (chance.random() < 0.7 or options.deaf_share == 1):
                     lab.until(lambda one=one: lab.job(one).state == "running" and bool(lab.job_processes()), 5.0)
+                    time.sleep(0.5)  # its two steps are over: it hears nothing any more
                 with lab.store.write() as connection:
                     if jobs.cancel(connection, one).state not in TERMINAL:
                         asked[one] = time.monotonic()

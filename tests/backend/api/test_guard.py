@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -154,7 +155,8 @@ def raw(
         "server": server,
         **scope,
     }
-    asyncio.run(app(request, receive, send))
+    with ThreadPoolExecutor(1) as thread:  # a browser of another test may have left its loop in this one
+        thread.submit(asyncio.run, app(request, receive, send)).result(30)
     return int(sent[0]["status"])
 
 
