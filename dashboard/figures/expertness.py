@@ -11,19 +11,25 @@ from dashboard.figures.frame import figure, nothing
 from dashboard.theme import Scheme, colour, series
 
 MEASURES = {
-    "expertness": ("Expertness (energy inside co-clusters, %)", 100.0),
-    "sparsity": ("Activations that are not positive (%)", 100.0),
-    "bound_bits": ("Bound on the information (bits)", 1.0),
+    "expertness": ("Energy inside co-clusters (%)", 100.0),
+    "sparsity": ("Not positive (%)", 100.0),
+    "bound_bits": ("Bound (bits)", 1.0),
 }
+MOST_NAMED = 6
 """Field of a block → (title, scale from what is stored to what is drawn)."""
 
 
 def by_block(results: Mapping[str, ExpertnessResult], measure: str, scheme: Scheme) -> go.Figure:
-    """A measure over the blocks, one line a model; a gap where a block's is not defined."""
+    """A measure over the blocks, one line a model; a gap where a block's is not defined.
+
+    The names of many models would leave no room for the lines, so they stand at the figure of expertness alone, whose
+    colours are the same.
+    """
     if not results:
         return nothing("No model has been measured yet", scheme)
     title, scale = MEASURES[measure]
-    made = figure(scheme, hovermode="x unified")
+    named = measure == "expertness" or len(results) <= MOST_NAMED
+    made = figure(scheme, hovermode="x unified", showlegend=named)
     for i, (name, result) in enumerate(results.items()):
         tone = series(scheme)[i % len(series(scheme))]
         values = [getattr(block, measure) for block in result.blocks]

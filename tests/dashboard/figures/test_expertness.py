@@ -1,7 +1,7 @@
 """Expertness by block: a line a model, a gap where there is none; the sizes of its experts."""
 
 from backend.domain.remem_results import BlockExpertness, CoCluster, ExpertnessResult
-from dashboard.figures.expertness import by_block, cluster_sizes
+from dashboard.figures.expertness import MEASURES, by_block, cluster_sizes
 
 
 def block(index, expertness, sizes=()):
@@ -36,6 +36,12 @@ def test_lines():
     assert list(line.customdata[1]) == [2, 3, 1, 8]
     assert list(by_block(found, "sparsity", "dark").data[0].y) == [25.0, 25.0, 25.0]
     assert list(by_block(found, "bound_bits", "dark").data[1].y) == [10.0]
+
+
+def test_the_names_of_many_models_stand_at_one_figure():
+    found = {f"vit{i}": result(block(0, 0.2)) for i in range(7)}
+    shown = {measure: by_block(found, measure, "light").layout.showlegend for measure in MEASURES}
+    assert shown == {"expertness": True, "sparsity": False, "bound_bits": False}
 
 
 def test_sizes():
