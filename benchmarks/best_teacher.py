@@ -17,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend import studies
-from backend.domain.study_summary import StudyRow, StudyTable
-from backend.settings import Settings
+from backend.cli.opening import open_store
+from backend.domain.intervals import bootstrap_mean
+from backend.domain.study_summary import StudyRow, StudyTable, same_settings
 from backend.store import artifacts
 from backend.store.queries import jobs
 from backend.store.session import Store
 
-SPLITS, DRAWS = 200, 10_000
+SPLITS = 200
 
 
 def changes(store: Store, row: StudyRow) -> NDArray[np.float64]:
@@ -48,36 +49,39 @@ def crossed(several: NDArray[np.float64], singles: NDArray[np.float64], rng: np.
     return float(np.mean(found))
 
 
-def interval(values: list[float], rng: np.random.Generator) -> str:
-    drawn = np.asarray(values)[rng.integers(0, len(values), (DRAWS, len(values)))].mean(axis=1)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return f"{100 * np.mean(values):+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=UUID)
     chosen = parser.parse_args().study
-    settings = Settings()
-    store = Store.open(settings.database, settings=settings)
-    with store.read() as connection:
-        table = studies.study_table(connection, chosen)
-    if not isinstance(table, StudyTable):
-        parser.error(f"{chosen} is a study of pre-trainings; name one with teacher_sets")
-    rows = table.rows
-    alone = {(row.student, row.teachers[0]): row for row in rows if len(row.teachers) == 1}
-    rng = np.random.default_rng(0)
-    print(f"{'method':32} {'sets':>4}  {'chosen on the other half':26}  in hindsight")
-    for label in dict.fromkeys(row.label for row in rows if len(row.teachers) > 1):
-        across, hindsight = [], []
-        for row in rows:
-            if row.label == label:
-                several = changes(store, row)
-                singles = np.stack([changes(store, alone[row.student, teacher]) for teacher in row.teachers])
-                across.append(crossed(several, singles, rng))
-                hindsight.append(float(several.mean() - singles.mean(axis=1).max()))
-        print(f"{label:32} {len(across):4}  {interval(across, rng):26}  {interval(hindsight, rng)}   points")
-    store.close()
+    with open_store() as (_, store):
+        with store.read() as connection:
+            table = studies.study_table(connection, chosen)
+        if not isinstance(table, StudyTable) or not table.teacher_sets:
+            parser.error(f"{chosen} has no set of teachers beside each of them alone; name a study with teacher_sets")
+        rows = {row.job_id: row for row in table.rows}
+        alone = {(row.teachers[0], *same_settings(row)): row for row in table.rows if len(row.teachers) == 1}
+        in_hindsight = {one.label: one for one in table.teacher_set_summaries if one.against == "best single teacher"}
+        rng = np.random.default_rng(0)
+        print(f"{'method':32} {'sets':>4}  {'chosen on the other half':26}  in hindsight")
+        for label, before in in_hindsight.items():
+            across = []
+            for one in table.teacher_sets:
+                if one.label == label:
+                    several = rows[one.job_id]
+                    singles = [changes(store, alone[teacher, *same_settings(several)]) for teacher in several.teachers]
+                    across.append(crossed(changes(store, several), np.stack(singles), rng))
+            interval, _ = bootstrap_mean(np.array(across))
+            hindsight = (
+                before.mean_delta_difference,
+                before.mean_delta_difference_low,
+                before.mean_delta_difference_high,
+            )
+            shown = points(float(np.mean(across)), interval.low, interval.high)
+            print(f"{label:32} {len(across):4}  {shown:26}  {points(*hindsight)}   points")
+
+
+def points(mean: float, low: float, high: float) -> str:
+    return f"{100 * mean:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
 
 
 if __name__ == "__main__":

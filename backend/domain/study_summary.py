@@ -302,13 +302,13 @@ def _teacher_sets(rows: Sequence[StudyRow]) -> tuple[list[TeacherSetRow], dict[s
     single: dict[tuple[Any, ...], StudyRow] = {}
     for row in rows:
         if len(row.teachers) == 1:
-            single.setdefault((row.teachers[0], *_same_settings(row)), row)
+            single.setdefault((row.teachers[0], *same_settings(row)), row)
     found: list[TeacherSetRow] = []
     incomplete: dict[str, int] = {}
     for row in rows:
         if len(row.teachers) < 2:
             continue
-        alone = [single.get((teacher, *_same_settings(row))) for teacher in row.teachers]
+        alone = [single.get((teacher, *same_settings(row))) for teacher in row.teachers]
         there = [one for one in alone if one is not None]
         if len(there) < len(alone):
             incomplete[row.label] = incomplete.get(row.label, 0) + 1
@@ -333,7 +333,7 @@ def _teacher_sets(rows: Sequence[StudyRow]) -> tuple[list[TeacherSetRow], dict[s
     return found, incomplete
 
 
-def _same_settings(row: StudyRow) -> tuple[Any, ...]:
+def same_settings(row: StudyRow) -> tuple[Any, ...]:
     """Student, method and settings, without those that only say how several teachers are used."""
     settings = {key: value for key, value in row.params.items() if key not in ("multi", "teacher_order")}
     return (row.student, row.method, row.seed, *(f"{key}={settings[key]}" for key in sorted(settings)))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import dash_mantine_components as dmc
-from dash import dcc, html
+from dash import Dash, Input, Output, State, dcc, html, no_update
 
 from backend.domain.catalog import Model
 from backend.domain.study_summary import MethodSummary, StudyRow, StudyTable
@@ -34,9 +34,31 @@ FIGURES = {
 
 
 def board(prefix: str, names: Sequence[str]) -> html.Div:
-    """Cards for the named figures; callbacks fill them, the first one first, and `PREFIX-first` says it is there."""
+    """Cards for the named figures, which `register` fills; `PREFIX-first` says that the first one is there."""
     figures = [cards.figure_card(f"{prefix}-{name}", *FIGURES[name], height=360) for name in names]
     return html.Div([*figures, dcc.Store(id=f"{prefix}-first")], className="two-columns")
+
+
+def register(
+    app: Dash, prefix: str, names: Sequence[str], asked: Sequence[Input | State], drawn: Callable[..., Any]
+) -> None:
+    """Draw the first figure of a `board` when one of `asked` changes, and the others when it is there.
+
+    Args:
+        drawn: (name, *values of `asked`) → the figure, or `no_update` where the page is another one.
+    """
+    first, *others = names
+
+    @app.callback(Output(f"{prefix}-{first}", "figure"), Output(f"{prefix}-first", "data"), *asked)
+    def draw_first(*values: Any) -> Any:
+        made = drawn(first, *values)
+        return made, no_update if made is no_update else values
+
+    for name in others:
+
+        @app.callback(Output(f"{prefix}-{name}", "figure"), Input(f"{prefix}-first", "data"), prevent_initial_call=True)
+        def draw_next(values: Sequence[Any], name: str = name) -> Any:
+            return drawn(name, *values)
 
 
 def draw(

@@ -15,8 +15,8 @@ MEASURES = {
     "sparsity": ("Not positive (%)", 100.0),
     "bound_bits": ("Bound (bits)", 1.0),
 }
-MOST_NAMED = 6
 """Field of a block → (title, scale from what is stored to what is drawn)."""
+MOST_NAMED = 6
 
 
 def by_block(results: Mapping[str, ExpertnessResult], measure: str, scheme: Scheme) -> go.Figure:

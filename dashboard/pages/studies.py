@@ -68,7 +68,18 @@ def layout(reads: Reads, view: View) -> Any:
 
 
 def register(app: Dash, reads: Reads, actions: Any) -> None:
-    _figures(app, reads)
+    def drawn(name: str, search: str, scheme: str, path: str) -> Any:
+        if path.rstrip("/") != PATH:
+            return no_update
+        dataset = View(PATH, {}, parse_query(search)).text("dataset") or None
+        rows = reads.transfer_rows(dataset)
+        models = reads.models(sorted({row.student for row in rows}))
+        # Only one figure needs what the transfers say together; the others do not wait for it.
+        methods = reads.transfer_table(dataset).methods if name == "methods" else ()
+        return transfer_charts.draw(name, rows, methods, models, reads.transfer_datasets(), as_scheme(scheme))
+
+    asked = (Input("url", "search"), Input("scheme", "data"), State("url", "pathname"))
+    transfer_charts.register(app, PREFIX, SHOWN, asked, drawn)
 
     @app.callback(
         Output("all-summary", "children"),
@@ -98,36 +109,6 @@ def register(app: Dash, reads: Reads, actions: Any) -> None:
         Input(f"{PREFIX}-balance", "clickData"),
         prevent_initial_call=True,
     )
-
-
-def _figures(app: Dash, reads: Reads) -> None:
-    first, *others = SHOWN
-
-    def drawn(name: str, search: str, scheme: str) -> Any:
-        dataset = View(PATH, {}, parse_query(search)).text("dataset") or None
-        rows = reads.transfer_rows(dataset)
-        models = reads.models(sorted({row.student for row in rows}))
-        # Only one figure needs what the transfers say together; the others do not wait for it.
-        methods = reads.transfer_table(dataset).methods if name == "methods" else ()
-        return transfer_charts.draw(name, rows, methods, models, reads.transfer_datasets(), as_scheme(scheme))
-
-    @app.callback(
-        Output(f"{PREFIX}-{first}", "figure"),
-        Output(f"{PREFIX}-first", "data"),
-        Input("url", "search"),
-        Input("scheme", "data"),
-        State("url", "pathname"),
-    )
-    def draw_first(search: str, scheme: str, path: str) -> Any:
-        if path.rstrip("/") != PATH:
-            return no_update, no_update
-        return drawn(first, search, scheme), [search, scheme]
-
-    for name in others:
-
-        @app.callback(Output(f"{PREFIX}-{name}", "figure"), Input(f"{PREFIX}-first", "data"), prevent_initial_call=True)
-        def draw(asked: list[str], name: str = name) -> Any:
-            return drawn(name, *asked)
 
 
 def _table(reads: Reads, view: View) -> StudyTable:

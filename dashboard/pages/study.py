@@ -62,7 +62,16 @@ def layout(reads: Reads, view: View) -> Any:
 
 
 def register(app: Dash, reads: Reads, actions: Actions) -> None:
-    _figures(app, reads)
+    def drawn(name: str, scheme: str, _version: str, path: str) -> Any:
+        study = _study(reads, path)
+        table = None if study is None else reads.study_table(study.job.id)
+        if not isinstance(table, StudyTable):
+            return no_update
+        models = reads.models(sorted({row.student for row in table.rows}))
+        return transfer_charts.draw(name, table.rows, table.methods, models, {}, as_scheme(scheme))
+
+    asked = (Input("scheme", "data"), Input("study-version", "data"), State("url", "pathname"))
+    transfer_charts.register(app, PREFIX, SHOWN, asked, drawn)
 
     @app.callback(
         Output("study-pretraining", "children"),
@@ -134,34 +143,6 @@ def register(app: Dash, reads: Reads, actions: Actions) -> None:
         Input(f"{PREFIX}-balance", "clickData"),
         prevent_initial_call=True,
     )
-
-
-def _figures(app: Dash, reads: Reads) -> None:
-    first, *others = SHOWN
-
-    def drawn(name: str, scheme: str, path: str) -> Any:
-        study = _study(reads, path)
-        table = None if study is None else reads.study_table(study.job.id)
-        if not isinstance(table, StudyTable):
-            return no_update
-        models = reads.models(sorted({row.student for row in table.rows}))
-        return transfer_charts.draw(name, table.rows, table.methods, models, {}, as_scheme(scheme))
-
-    @app.callback(
-        Output(f"{PREFIX}-{first}", "figure"),
-        Output(f"{PREFIX}-first", "data"),
-        Input("scheme", "data"),
-        Input("study-version", "data"),
-        State("url", "pathname"),
-    )
-    def draw_first(scheme: str, version: str, path: str) -> Any:
-        return drawn(first, scheme, path), [scheme, path, version]
-
-    for name in others:
-
-        @app.callback(Output(f"{PREFIX}-{name}", "figure"), Input(f"{PREFIX}-first", "data"), prevent_initial_call=True)
-        def draw(asked: list[str], name: str = name) -> Any:
-            return drawn(name, *asked[:2])
 
 
 def _study(reads: Reads, path: str) -> Study | None:
