@@ -25,6 +25,12 @@ def find(path: str | None, search: str | None) -> tuple[ModuleType, View] | None
     return None
 
 
+def opens_with_figure(path: str) -> bool:
+    """Whether the first content of the page at this address is a figure."""
+    found = find(path, "")
+    return found is not None and getattr(found[0], "DRAWN", False)
+
+
 def status(reads: Reads, path: str) -> int:
     """The HTTP status of a page's address: 404 where the path names nothing, 503 while the database is away.
 

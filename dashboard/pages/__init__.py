@@ -4,6 +4,7 @@ A page is a module with
     PATH        its address, `/pairs/{teacher}/{student}`
     TITLE       its name, for the browser's tab
     NAV, HREF   (label, icon) and address for the menu, or NAV = None
+    DRAWN       True where its first content is a figure: Plotly then comes with the page, not after it
     layout(reads, view) → component     may raise any ZoograftError; routing draws it
     require(reads, view)                where the path names something: raises NotFound if that is not there
     register(app, reads, actions)       its callbacks; never at module level, which would serve only the first app

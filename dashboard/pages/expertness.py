@@ -23,6 +23,7 @@ PATH = "/expertness"
 HREF = "/expertness"
 TITLE = "Expertness"
 NAV = ("Expertness", "expertness")
+DRAWN = True
 MOST_LINES = 12
 
 

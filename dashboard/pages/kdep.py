@@ -21,6 +21,7 @@ PATH = "/kdep"
 HREF = "/kdep"
 TITLE = "Pre-training"
 NAV = ("Pre-training", "kdep")
+DRAWN = True
 MOST_RUNS = 8
 MOST_ROWS = 40
 

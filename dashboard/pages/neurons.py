@@ -20,6 +20,7 @@ PATH = "/neurons"
 HREF = "/neurons"
 TITLE = "Neurons"
 NAV = ("Neurons", "neurons")
+DRAWN = True
 
 
 def layout(reads: Reads, view: View) -> Any:

@@ -22,6 +22,7 @@ from dashboard.view import View, link, match, parse_query
 PATH = "/pairs/{teacher}/{student}"
 TITLE = "Pair"
 NAV = None
+DRAWN = True
 SHOWN = 12
 
 

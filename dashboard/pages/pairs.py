@@ -21,6 +21,7 @@ PATH = "/pairs"
 HREF = "/pairs"
 TITLE = "Pairs"
 NAV = ("Pairs", "pairs")
+DRAWN = True
 VIEWS = {
     "accuracy": ("accuracy_difference", "positive_flip_rate"),
     "entropy": ("positive_flip_rate", "flip_entropy_nats"),

@@ -27,6 +27,7 @@ PATH = "/plane"
 HREF = "/plane"
 TITLE = "Information plane"
 NAV = ("Information", "plane")
+DRAWN = True
 ZOO = "zoo-"
 
 

@@ -20,6 +20,7 @@ PATH = "/studies"
 HREF = "/studies"
 TITLE = "Transfers and studies"
 NAV = ("Transfers", "transfers")
+DRAWN = True
 SHOWN = ("success", "methods", "bins", "balance", "top", "size", "student-size", "student-accuracy", "datasets")
 PREFIX = "all"
 

@@ -25,6 +25,7 @@ from dashboard.view import View, link, match
 PATH = "/studies/{id}"
 TITLE = "Study"
 NAV = None
+DRAWN = True
 SHOWN = ("success", "methods", "bins", "balance", "top", "size", "student-size", "student-accuracy")
 PREFIX = "study"
 REFRESH_MS = 4000

@@ -11,7 +11,7 @@ import pytest
 
 from backend.domain.errors import StoreUnavailable
 from dashboard.app import create_app
-from dashboard.web import IMMUTABLE, PLOTLY_PATH, to_csv
+from dashboard.web import IMMUTABLE, PLOTLY_PATH, PLOTLY_SCRIPT, to_csv
 
 
 @pytest.fixture
@@ -92,6 +92,14 @@ def test_assets_are_compressed_once_and_kept_for_good(client):
     assert gzip.decompress(packed.get_data()) == plain
     again = client.get(script, headers={"Accept-Encoding": "gzip"})
     assert again.get_data() == packed.get_data()
+
+
+@pytest.mark.parametrize(
+    "path, times",
+    [("/pairs", 1), ("/pairs/vit_b/cnn_a", 1), ("/studies", 1), ("/plane", 1), ("/", 0), ("/jobs", 0), ("/nowhere", 0)],
+)
+def test_plotly_comes_with_the_pages_that_open_with_a_figure(client, path, times):
+    assert client.get(path).get_data(as_text=True).count(PLOTLY_SCRIPT) == times
 
 
 def test_no_page_asks_another_host(client):
