@@ -127,7 +127,9 @@ def load(stored: StoredEvaluation, columns: Sequence[str] | None = None, *, cach
         BadInput: the evaluation failed, so it has none, or the file is not the one that was stored.
     """
     if stored.predictions_uri is None:
-        raise BadInput("evaluation", stored.model, f"one that is ready; this one failed: {stored.evaluation.reason}")
+        reason = stored.evaluation.reason
+        why = f"this one failed: {reason}" if reason else "of this one only the counts were stored"
+        raise BadInput("evaluation", stored.model, f"one with predictions; {why}")
     return read_parquet(artifacts.fetch(stored.predictions_uri, stored.predictions_sha256, cache=cache), columns)
 
 

@@ -45,6 +45,11 @@ def whole(value: int | None) -> str:
     return NONE if value is None else f"{value:,}"
 
 
+def whole_number(value: float | None) -> str:
+    """2390.4 → 2,390"""
+    return NONE if value is None else f"{value:,.0f}"
+
+
 def params(value: int | None) -> str:
     """25557032 → 25.6 M"""
     if value is None:

@@ -231,7 +231,7 @@ def _closest(name: str, names: Sequence[str]) -> str:
         return f"did you mean {', '.join(close)}?"
     if not names:
         return "there are none yet"
-    return f"there are {', '.join(names)}" if len(names) <= 10 else f"none of the {len(names)} there are is close"
+    return f"there are {', '.join(names)}" if len(names) <= 10 else f"{len(names)} are there, none with a similar name"
 
 
 def _model_values(model: Model) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""The parts of a job's page: how far it is, what it found, its log, every attempt and why it ended, its files."""
+"""The parts of a job's page: how far it is, its log, every attempt and why it ended, its files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +12,7 @@ from dash import html
 from backend.domain.jobs import Job, JobEvent, JobState
 from dashboard import formats
 from dashboard.components import cards
-from dashboard.reads import Reads, to_json
+from dashboard.reads import Reads
 from dashboard.view import link
 
 LOG_LINES = 300
@@ -69,92 +69,6 @@ def _waits(reads: Reads, job: Job) -> Any:
             dmc.Anchor(reads.subject(one) or str(one.id), href=link("jobs", str(one.id)), mr="sm") for one in open_jobs
         ]
     return "a free worker" if reads.workers() else "a worker; none is there: zoograft worker, or zoograft up"
-
-
-def outcome(reads: Reads, job: Job) -> Any:
-    """What a finished job found: numbers, warnings, and where the student is."""
-    if job.result is None:
-        return None
-    result = job.result
-    children: list[Any] = []
-    if "transfer_delta" in result:
-        children.append(cards.number_row(_transfer_numbers(result)))
-    elif isinstance(result.get("accuracy"), float):
-        children.append(cards.number_row([cards.number_card("Accuracy", formats.percent(result["accuracy"]))]))
-    links = [
-        dmc.Anchor(f"Open the student: {name}", href=link("zoo", name), fw=600, className="open-student")
-        for name in reads.made_models(job.id)
-    ]
-    if "transfer_delta" in result and result.get("teacher_names"):
-        on = f"{result['dataset']}/{result['split']}"
-        links.append(
-            dmc.Anchor("Back to the pair", href=link("pairs", result["teacher_names"][0], result["student"], on=on))
-        )
-    if job.kind in ("scan", "flips"):
-        links.append(
-            dmc.Anchor(
-                "Look at the pairs", href=link("pairs", on=f"{result.get('dataset')}/{result.get('split')}"), fw=600
-            )
-        )
-    children += [
-        dmc.Text(f"Warning: {text}", className="warning-text", size="sm") for text in result.get("warnings") or ()
-    ]
-    if links:
-        children.append(dmc.Group(links))
-    if job.kind == "scan":
-        children.append(_scan(result))
-    if not children:
-        children.append(dmc.Code(to_json({k: v for k, v in result.items() if k != "provenance"})[:20_000], block=True))
-    return cards.section("Result", *children)
-
-
-def _transfer_numbers(result: Mapping[str, Any]) -> list[dmc.Paper]:
-    def shown(name: str) -> str:
-        return formats.bracket(result.get(f"{name}_low"), result.get(f"{name}_high"))
-
-    numbers = [
-        cards.number_card("Δ transfer", formats.signed_percent(result["transfer_delta"]), shown("transfer_delta")),
-        cards.number_card(
-            "Accuracy of the student",
-            formats.percent(result["student_accuracy_after"]),
-            f"before: {formats.percent(result['student_accuracy_before'])}",
-        ),
-        cards.number_card("Knowledge gained", formats.percent(result["knowledge_gain"]), shown("knowledge_gain")),
-        cards.number_card("Knowledge lost", formats.percent(result["knowledge_loss"]), shown("knowledge_loss")),
-    ]
-    if result.get("control_delta") is not None:
-        numbers.append(
-            cards.number_card(
-                "Δ above the control",
-                formats.signed_percent(result.get("delta_above_control")),
-                shown("delta_above_control"),
-                f"control without a teacher: {formats.signed_percent(result['control_delta'])}",
-            )
-        )
-    rate = (result.get("transfer_rate") or {}).get("100")
-    if rate is not None:
-        numbers.append(cards.number_card("Transfer rate", formats.percent(rate, 1), "of the positive flips, now right"))
-    return numbers
-
-
-def _scan(result: Mapping[str, Any]) -> Any:
-    rows = [
-        [
-            dmc.Anchor(one["model"], href=link("zoo", one["model"]), size="sm"),
-            formats.percent(one.get("accuracy")),
-            formats.whole(one.get("n_samples")),
-            formats.number(one.get("images_per_s"), 0),
-        ]
-        for one in result.get("evaluated") or ()
-    ]
-    failed = [[one.get("model"), one.get("reason")] for one in result.get("failed") or () if isinstance(one, Mapping)]
-    parts = [
-        cards.table(("Model", "Accuracy", "Samples", "Images/s"), rows, label="Scanned models", numeric=(1, 2, 3))
-        if rows
-        else None,
-        cards.table(("Model", "Why it failed"), failed, label="Models that failed") if failed else None,
-    ]
-    return html.Div(parts)
 
 
 def log(reads: Reads, job: Job) -> html.Pre:

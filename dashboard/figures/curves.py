@@ -24,7 +24,8 @@ SHARE_LABELS = {
     "positive_flips_to_teacher": "of the positive flips",
     "negative_flips_to_teacher": "of the negative flips",
 }
-UNDRAWN = ("lr",)
+SPEED = "images_per_s"
+NOT_LOSSES = ("lr", SPEED, "eta_s", *SHARES, *EPOCH_MEASURES)
 
 Points = Sequence[tuple[int, float]]
 FROM = "from "
@@ -40,14 +41,19 @@ def by_name(events: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, fl
     return found
 
 
-def loss_curves(metrics: Mapping[str, Points], scheme: Scheme) -> go.Figure:
-    """Every loss term of every stage against the step."""
-    terms = {
+def losses(metrics: Mapping[str, Points]) -> dict[str, Points]:
+    """The series that are terms of a loss."""
+    return {
         name: points
         for name, points in metrics.items()
-        if _term(name) not in (*UNDRAWN, *SHARES, *EPOCH_MEASURES)
+        if _term(name) not in NOT_LOSSES
         and not _term(name).startswith(("student_accuracy", "positive_flip_rate", "negative_flip_rate"))
     }
+
+
+def loss_curves(metrics: Mapping[str, Points], scheme: Scheme) -> go.Figure:
+    """Every loss term of every stage against the step."""
+    terms = losses(metrics)
     if not terms:
         return nothing("No step has been reported yet", scheme)
     # A term that is the whole loss is drawn once.
@@ -61,6 +67,17 @@ def loss_curves(metrics: Mapping[str, Points], scheme: Scheme) -> go.Figure:
         made.add_trace(_line(name.replace("/", ": "), points, series(scheme)[i % len(series(scheme))]))
     made.update_xaxes(title_text="Step", rangemode="tozero")
     made.update_yaxes(title_text="Value of the loss")
+    return made
+
+
+def speed_curve(metrics: Mapping[str, Points], scheme: Scheme) -> go.Figure:
+    """How fast a scan went over its images."""
+    if SPEED not in metrics:
+        return nothing("No speed has been reported yet", scheme)
+    made = figure(scheme)
+    made.add_trace(_line(SPEED, metrics[SPEED], series(scheme)[0]))
+    made.update_xaxes(title_text="Images so far", rangemode="tozero")
+    made.update_yaxes(title_text="Images per second", rangemode="tozero")
     return made
 
 
@@ -132,7 +149,7 @@ def epochs(results: Sequence[Mapping[str, Any]], stages: Sequence[tuple[str, int
             font={"size": 12, "color": SURFACES[scheme]["dimmed"]},
         )
         start += count
-    made.update_xaxes(title_text="Epoch", dtick=1 if len(results) <= 20 else None)
+    made.update_xaxes(title_text="Epoch", dtick=1 if len(results) <= 10 else None, tickangle=0)
     made.update_yaxes(title_text="Evaluation samples (pp)")
     if stages:
         made.update_layout(legend={"y": 1.09}, margin={"t": 60})

@@ -21,6 +21,7 @@ from dashboard.theme import Scheme, colour, family_colour, series, template
 NO_RUN = "No pre-training has finished yet"
 MOST_NAMED = 16
 MOST_DRAWN = 5000
+MOST_CANDIDATES = 40
 LONGEST = 28
 MANY_DECADES = 1.5
 
@@ -187,11 +188,21 @@ def std_ratios(reports: Mapping[str, AlignmentReport], scheme: Scheme) -> go.Fig
     return made
 
 
+def diverse_first(found: Sequence[CandidateTeacher]) -> list[CandidateTeacher]:
+    """The least compact first, then those without a compactness, each by name."""
+    return sorted(found, key=lambda one: (one.compactness is None, one.compactness or 0.0, one.model))
+
+
+def teachers_height(found: Sequence[CandidateTeacher]) -> int:
+    """Pixels that leave every drawn candidate's name a line of its own."""
+    return 130 + 30 * min(len(found), MOST_CANDIDATES)
+
+
 def teachers(found: Sequence[CandidateTeacher], scheme: Scheme) -> go.Figure:
     """Compactness, LogME and accuracy side by side, one row a candidate; the least compact, most diverse one on top."""
     if not found:
         return nothing("No candidate has been measured yet", scheme)
-    ordered = sorted(found, key=lambda one: (one.compactness is None, one.compactness or 0.0, one.model))[:40]
+    ordered = diverse_first(found)[:MOST_CANDIDATES]
     names = [one.model for one in ordered]
     panels = (("Compactness", "compactness", 1.0), ("LogME", "logme", 1.0), ("Accuracy (%)", "accuracy", 100.0))
     made = make_subplots(cols=3, rows=1, shared_yaxes=True, horizontal_spacing=0.08)
@@ -209,8 +220,8 @@ def teachers(found: Sequence[CandidateTeacher], scheme: Scheme) -> go.Figure:
             row=1,
             col=column,
         )
-        made.update_xaxes(title_text=title, nticks=5, row=1, col=column)
-    made.update_yaxes(type="category", autorange="reversed", showticklabels=True, col=1)
+        made.update_xaxes(title_text=title, nticks=4, tickangle=0, row=1, col=column)
+    made.update_yaxes(type="category", autorange="reversed", showticklabels=True, dtick=1, col=1)
     made.update_layout(template=template(scheme), hovermode="closest")
     return made
 

@@ -38,7 +38,7 @@ def tones(rows: Sequence[StudyRow], scheme: Scheme) -> dict[str, str]:
     """One colour a method; controls are grey, and the same method has the same colour in every figure."""
     named = [label for label in labels(rows) if not label.startswith("control")]
     found = {label: series(scheme)[i % (len(series(scheme)) - 1)] for i, label in enumerate(named)}
-    return found | {label: colour("neutral", scheme) for label in labels(rows) if label not in found}
+    return {label: found.get(label, colour("neutral", scheme)) for label in labels(rows)}
 
 
 def success_boxes(rows: Sequence[StudyRow], scheme: Scheme) -> go.Figure:
@@ -247,7 +247,7 @@ def _by_student(rows, models, value, place, x_title, y_title, scheme, *, log=Fal
         )
         seen.add(label)
     if not made.data:
-        return nothing(NO_ROWS, scheme)
+        return nothing(f"Nothing known of: {x_title.lower()}" if taught else NO_ROWS, scheme)
     shapes = {models[row.student].family.value for row in taught if row.student in models}
     for family in FAMILIES:
         if family in shapes:

@@ -11,7 +11,7 @@ from dash import Dash, Input, Output, State, dcc, html, no_update
 from backend.domain.errors import ZoograftError
 from backend.domain.jobs import TERMINAL, Job, JobState
 from dashboard.actions import Actions
-from dashboard.components import cards, job_parts
+from dashboard.components import cards, job_outcome, job_parts
 from dashboard.figures import curves
 from dashboard.reads import Reads, as_id, to_json
 from dashboard.theme import Scheme, as_scheme
@@ -22,8 +22,10 @@ TITLE = "Job"
 NAV = None
 TRAINING = ("transfer", "finetune", "remem", "kdep")
 REFRESH_MS = 1000
+CURVES = {"job-loss": curves.loss_curves, "job-speed": curves.speed_curve, "job-share": curves.share_curves}
 FIGURES = {
     "job-loss": ("Loss", "Every term, at every reported step."),
+    "job-speed": ("Speed", "Images a second, of the models that are scored together."),
     "job-epochs": (
         "Over the epochs",
         "Gain, loss and Δ on the evaluation split; sequential runs change teacher at the dashed lines.",
@@ -49,7 +51,7 @@ def layout(reads: Reads, view: View) -> Any:
         ),
         html.Div(id="job-said", className="error-text", role="alert"),
         html.Div(job_parts.status(reads, job), id="job-status"),
-        html.Div(job_parts.outcome(reads, job), id="job-outcome"),
+        html.Div(job_outcome.outcome(reads, job), id="job-outcome"),
         html.Div(_figures(names), id="job-figures", className="two-columns"),
         cards.section("Log", html.Div(job_parts.log(reads, job), id="job-log")),
         cards.section("Attempts", html.Div(job_parts.attempt_table(reads, job), id="job-attempts")),
@@ -88,7 +90,7 @@ def register(app: Dash, reads: Reads, actions: Actions) -> None:
         figures = (_figures(names), names) if names != list(before) else (no_update, no_update)
         return (
             job_parts.status(reads, job),
-            job_parts.outcome(reads, job),
+            job_outcome.outcome(reads, job),
             job_parts.log(reads, job),
             job_parts.attempt_table(reads, job),
             job_parts.files(reads, job),
@@ -157,7 +159,9 @@ def _live_figure(app: Dash, reads: Reads, name: str) -> None:
 
 def shown(job: Job, metrics: Mapping[str, Any]) -> list[str]:
     """Which figures a job has by now."""
-    names = ["job-loss"] if job.kind in TRAINING or metrics else []
+    names = ["job-loss"] if job.kind in TRAINING or curves.losses(metrics) else []
+    if curves.SPEED in metrics:
+        names.append("job-speed")
     if job.kind == "transfer":
         names.append("job-epochs")
         if (job.spec.get("method") or {}).get("method") == "kl_dp" or curves.has_shares(metrics):
@@ -170,7 +174,7 @@ def draw(name: str, job: Job, events: Sequence[Mapping[str, Any]], scheme: Schem
     if name == "job-epochs":
         return curves.epochs(*epochs(job, events), scheme)
     metrics = curves.by_name(events)
-    return curves.loss_curves(metrics, scheme) if name == "job-loss" else curves.share_curves(metrics, scheme)
+    return CURVES[name](metrics, scheme)
 
 
 def _again(app: Dash, reads: Reads, actions: Actions, button: str, resume: bool) -> None:
@@ -231,4 +235,4 @@ def _epoch_rows(reads: Reads, view: View) -> Iterator[dict[str, Any]]:
         yield {k: v for k, v in one.items() if k != "metrics"}
 
 
-TABLES = {"job-loss": _metric_rows, "job-share": _metric_rows, "job-epochs": _epoch_rows}
+TABLES = {**dict.fromkeys(CURVES, _metric_rows), "job-epochs": _epoch_rows}

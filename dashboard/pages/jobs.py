@@ -157,7 +157,13 @@ def _workers(reads: Reads) -> Any:
     found = reads.workers()
     if not found:
         return dmc.Text(
-            "No worker is there, so queued jobs wait. Start one with `zoograft worker`, or use `zoograft up`.",
+            [
+                "No worker is there, so queued jobs wait. Start one with ",
+                dmc.Code("zoograft worker"),
+                ", or use ",
+                dmc.Code("zoograft up"),
+                ".",
+            ],
             size="sm",
             className="warning-text",
         )

@@ -23,7 +23,6 @@ TITLE = "Pre-training"
 NAV = ("Pre-training", "kdep")
 DRAWN = True
 MOST_RUNS = 8
-MOST_ROWS = 40
 
 
 def layout(reads: Reads, view: View) -> Any:
@@ -125,11 +124,10 @@ def _teacher_cards(reads: Reads, view: View, scheme: Scheme) -> Any:
             formats.number(one.logme, 4),
             formats.percent(one.accuracy),
         ]
-        for one in sorted(found, key=lambda one: (one.compactness is None, one.compactness or 0.0, one.model))[
-            :MOST_ROWS
-        ]
+        for one in kdep.diverse_first(found)[: kdep.MOST_CANDIDATES]
     ]
-    more = f"The {MOST_ROWS} least compact of {len(found):,}; the CSV has all." if len(found) > MOST_ROWS else ""
+    most = kdep.MOST_CANDIDATES
+    more = f"The {most} least compact of {len(found):,}; the CSV has all." if len(found) > most else ""
     return html.Div(
         [
             cards.figure_card(
@@ -137,7 +135,7 @@ def _teacher_cards(reads: Reads, view: View, scheme: Scheme) -> Any:
                 "Candidates",
                 "Diverse features teach better than tight classes: the least compact on top. Compactness is scatter "
                 "between classes over scatter within; of LogME more is better.",
-                height=min(700, 130 + 30 * len(found)),
+                height=kdep.teachers_height(found),
                 figure=kdep.teachers(found, scheme),
             ),
             cards.section(

@@ -292,8 +292,12 @@ def _similarity_card(reads: Reads, pair: PairDetail) -> dmc.Paper:
     return cards.section(
         name,
         dmc.Text(
-            "No embedding of this data set's class names is configured, so nothing is claimed. Put an npz file with "
-            f"`vectors` [classes, E] (CLIP's text encoder or any other) at {' or '.join(files)} in the data directory.",
+            [
+                "No embedding of this data set's class names is configured, so nothing is claimed. "
+                "Put an npz file with ",
+                dmc.Code("vectors"),
+                f" [classes, E] (CLIP's text encoder or any other) at {' or '.join(files)} in the data directory.",
+            ],
             size="sm",
             c="dimmed",
         ),

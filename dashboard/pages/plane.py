@@ -13,11 +13,11 @@ from dash import Dash, Input, Output, State, html, no_update
 
 from backend.domain.errors import BadInput, NotFound
 from backend.domain.remem_protocol import sweep_table
-from backend.domain.remem_results import RememResult, SettingRow
+from backend.domain.remem_results import RememResult
 from dashboard import formats
-from dashboard.components import cards, controls, states
+from dashboard.components import cards, controls, remem_parts, states
 from dashboard.figures import sweeps
-from dashboard.figures.information_plane import LABELS, information_plane
+from dashboard.figures.information_plane import information_plane
 from dashboard.figures.model_plane import model_plane
 from dashboard.reads import Plane, Reads, as_id
 from dashboard.theme import Scheme, as_scheme
@@ -178,27 +178,9 @@ def _zoo(plane: Plane, scheme: Scheme) -> list[Any]:
 def _remem(id: str, result: RememResult, rest: dict[str, Any], scheme: Scheme) -> list[Any]:
     best = result.teachers[result.best]
     student = best.best_student
-    rows = {row.setting: row for row in result.table}
-    chosen = rows.get(best.setting)
     teacher_name, student_name = rest.get("published_teacher"), rest.get("published_student")
     job = link("jobs", id)
     links = [link("zoo", teacher_name) if teacher_name and _is_best(point, result) else job for point in result.plane]
-    numbers = [
-        cards.number_card("Best setting", LABELS[best.setting], f"stopped after {best.best_stop_point:,} steps"),
-        cards.number_card(
-            "Its student's accuracy",
-            formats.percent(None if chosen is None else chosen.student_accuracy),
-            _interval(chosen, "student_accuracy"),
-        ),
-        cards.number_card(
-            "Above the baseline",
-            formats.signed_percent(None if chosen is None else chosen.gain),
-            _interval(chosen, "gain"),
-        ),
-        cards.number_card(
-            "Images", f"{result.n_train:,}", f"{result.n_validation:,} to choose by, {result.n_test:,} to test"
-        ),
-    ]
     facts: list[tuple[str, Any]] = [
         ("Job", dmc.Anchor(id, href=job)),
         ("Teacher", dmc.Anchor(result.model, href=link("zoo", result.model))),
@@ -215,7 +197,7 @@ def _remem(id: str, result: RememResult, rest: dict[str, Any], scheme: Scheme) -
     pruned = sweep_table(result.teachers, "pruned_blocks")
     swept = [rows for name in sweeps.PARAMETERS if len(rows := sweep_table(result.teachers, name)) > 1]
     return [
-        cards.number_row(numbers),
+        remem_parts.numbers(result),
         cards.figure_card(
             "plane-points",
             f"Teachers prepared from {result.model}",
@@ -235,7 +217,7 @@ def _remem(id: str, result: RememResult, rest: dict[str, Any], scheme: Scheme) -
                 ),
                 cards.section(
                     "In numbers",
-                    _table(result.table),
+                    remem_parts.settings_table(result.table),
                     html.Div(cards.facts(facts), style={"marginTop": "12px"}),
                     text="Means over seeds; gain: the student above the baseline's of the same seed; excess in nats.",
                 ),
@@ -287,33 +269,6 @@ def _is_best(point: Any, result: RememResult) -> bool:
         tuning.lr,
         tuning.rho,
         tuning.mlp_weight,
-    )
-
-
-def _interval(row: SettingRow | None, field: str) -> str:
-    if row is None:
-        return ""
-    low, high = getattr(row, f"{field}_low"), getattr(row, f"{field}_high")
-    if low is None or high is None:
-        return f"{row.n_seeds} seed" + ("" if row.n_seeds == 1 else "s")
-    return f"{formats.interval(low, high)}, {row.n_seeds} seeds"
-
-
-def _table(rows: tuple[SettingRow, ...]) -> Any:
-    return cards.table(
-        ("Setting", "Student", "Gain", "Teacher", "Excess"),
-        [
-            [
-                LABELS[row.setting],
-                formats.percent(row.student_accuracy),
-                formats.signed_percent(row.gain),
-                formats.percent(row.teacher_accuracy),
-                formats.number(row.excess_nats, 4),
-            ]
-            for row in rows
-        ],
-        label="Settings",
-        numeric=(1, 2, 3, 4),
     )
 
 

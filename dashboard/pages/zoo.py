@@ -53,16 +53,16 @@ def layout(reads: Reads, view: View) -> Any:
         grids.grid(
             "zoo-grid",
             [
-                grids.column("name", "Model", cellRenderer="ZgLink", tooltipField="name", flex=3, minWidth=230),
-                grids.column("family", "Family", cellRenderer="ZgFamily", width=122),
-                grids.numeric("param_count", "Parameters", grids.PARAMS, width=108),
-                grids.numeric("accuracy", "Accuracy", grids.PERCENT, width=116, sort="desc"),
-                grids.numeric("n_samples", "Samples", grids.WHOLE, width=88),
-                grids.numeric("n_datasets", "Data sets", grids.WHOLE, width=92),
+                grids.column("name", "Model", cellRenderer="ZgLink", tooltipField="name", flex=3, minWidth=220),
+                grids.column("family", "Family", cellRenderer="ZgFamily", width=118),
+                grids.numeric("param_count", "Parameters", grids.PARAMS, width=102),
+                grids.numeric("accuracy", "Accuracy", grids.PERCENT, width=104, sort="desc"),
+                grids.numeric("n_samples", "Samples", grids.WHOLE, width=82),
+                grids.numeric("n_datasets", "Data sets", grids.WHOLE, width=86),
                 grids.column(
                     "student", "Made from", cellRenderer="ZgLink", tooltipField="student", flex=2, minWidth=150
                 ),
-                grids.column("method", "By", width=80),
+                grids.column("method", "By", width=92),
             ],
             label="Models of the zoo",
             height=640,

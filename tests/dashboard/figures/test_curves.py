@@ -32,6 +32,14 @@ def test_a_term_that_is_the_whole_loss_is_drawn_once_and_rates_are_not_losses():
     assert len(curves.loss_curves(parts, "light").data) == 3
 
 
+def test_the_speed_of_a_scan_is_not_a_loss():
+    metrics = {"images_per_s": [(500, 2000.0), (1000, 2500.0)], "eta_s": [(500, 3.0), (1000, 1.0)]}
+    assert curves.losses(metrics) == {}
+    (line,) = curves.speed_curve(metrics, "light").data
+    assert (list(line.x), list(line.y)) == ([500, 1000], [2000.0, 2500.0])
+    assert not curves.speed_curve({}, "light").data
+
+
 def test_gain_loss_and_delta_are_points_of_percent():
     results, stages = curves.reported_epochs(EVENTS)
     assert (len(results), stages) == (1, [])

@@ -69,7 +69,8 @@ def test_rates_and_properties():
     assert list(top.data[0].y) == [50.0, 25.0]
     accuracy = transfers.deltas_by_student(ROWS, {}, "light", of="accuracy")
     assert accuracy.data[0].x[0] == pytest.approx(60)
-    assert "No transfer" in transfers.rates_by_student(ROWS, {}, "light").layout.annotations[0].text
+    assert "parameters of the student" in transfers.rates_by_student(ROWS, {}, "light").layout.annotations[0].text
+    assert "No transfer" in transfers.rates_by_student([], {}, "light").layout.annotations[0].text
 
 
 def test_method_bars_show_the_interval_of_the_summary():

@@ -35,9 +35,11 @@ from backend.domain.specs import dump_spec
 from backend.settings import Settings
 from backend.store import artifacts, catalog
 from backend.store.job_records import FileRecord
+from backend.store.queries import jobs as job_queries
 from backend.store.session import Store
 from dashboard import routing
 from dashboard.app import create_app
+from dashboard.components import job_outcome
 from dashboard.reads import Reads
 from tests.services.driver import Driver
 
@@ -309,6 +311,34 @@ def test_expertness_of_models_and_of_a_run(measured: Reads) -> None:
     run = measured.remem_runs()[0].job_id
     lines = figures(fire(measured, "expertness-body", "/expertness", f"?of={run}"))["expertness-blocks"]["data"]
     assert [trace["name"].split(",")[0] for trace in lines] == ["Fine-tuned", "SAM"]
+
+
+def outcomes(reads: Reads) -> dict[str, str]:
+    """What the page of each finished job says of its result, by its kind or analysis."""
+    with reads.store.read() as connection:
+        jobs = job_queries.jobs(connection, limit=50).items
+    return {job.spec.get("analysis") or job.kind: said(job_outcome.outcome(reads, job)) for job in jobs}
+
+
+def test_the_pages_of_jobs_say_what_was_measured_and_where_to_look(measured: Reads) -> None:
+    told = outcomes(measured)
+    for name, page in (
+        ("information", "/plane"),
+        ("expertness", "/expertness"),
+        ("criticality", "/neurons"),
+        ("compactness", "/kdep"),
+        ("logme", "/kdep"),
+        ("embedding", "/kdep"),
+    ):
+        assert f'"href": "{page}"' in told[name]
+        assert '"/zoo/vit_a"' in told[name]
+    assert "0.2000" in told["information"]
+    assert "2.0000" in told["compactness"]
+    assert "SAM" in told["remem"]
+    assert f"/plane?of={measured.remem_runs()[0].job_id}" in told["remem"]
+    assert "Downstream average" in told["kdep"]
+    assert "55.00 %" in told["kdep"]
+    assert all("The whole result" in one for one in told.values())
 
 
 def test_neurons_with_their_pictures(measured: Reads) -> None:
