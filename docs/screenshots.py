@@ -113,6 +113,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "pictures")
     parser.add_argument("--schemes", nargs="+", default=["light", "dark"])
     parser.add_argument("--every", type=Path, metavar="FOLDER", help="every page at every width, into this folder")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these pages")
     args = parser.parse_args()
     from playwright.sync_api import sync_playwright
 
@@ -135,6 +136,8 @@ def main() -> None:
         with sync_playwright() as started:
             browser = started.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
             pages = every_address(url) if args.every else addresses(url)
+            if args.only:
+                pages = {name: pages[name] for name in args.only}
             for scheme in args.schemes:
                 (take_every if args.every else take)(browser, url, folder, scheme, pages)
             browser.close()

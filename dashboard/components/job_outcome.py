@@ -47,7 +47,8 @@ def outcome(reads: Reads, job: Job) -> Any:
     whole = dmc.Code(to_json({k: v for k, v in result.items() if k != "provenance"})[:MOST_CHARACTERS], block=True)
     if not children:
         return cards.section("Result", whole)
-    return html.Div([cards.section("Result", *children), cards.folded("The whole result", whole)])
+    shown = dmc.Stack(children, gap="md")
+    return html.Div([cards.section("Result", shown), cards.folded("The whole result", whole)])
 
 
 def _transfer(job: Job, result: Mapping[str, Any]) -> list[Any]:

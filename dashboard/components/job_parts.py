@@ -16,6 +16,12 @@ from dashboard.reads import Reads
 from dashboard.view import link
 
 LOG_LINES = 300
+NAMES = {"remem": "ReMem", "kdep": "KDEP", "finetune": "Fine-tuning"}
+
+
+def kind_name(kind: str) -> str:
+    """A kind of job as a heading names it."""
+    return NAMES.get(kind, kind.capitalize())
 
 
 def status(reads: Reads, job: Job) -> Any:

@@ -195,7 +195,7 @@ def diverse_first(found: Sequence[CandidateTeacher]) -> list[CandidateTeacher]:
 
 def teachers_height(found: Sequence[CandidateTeacher]) -> int:
     """Pixels that leave every drawn candidate's name a line of its own."""
-    return 130 + 30 * min(len(found), MOST_CANDIDATES)
+    return 150 + 24 * min(len(found), MOST_CANDIDATES)
 
 
 def teachers(found: Sequence[CandidateTeacher], scheme: Scheme) -> go.Figure:
@@ -220,7 +220,7 @@ def teachers(found: Sequence[CandidateTeacher], scheme: Scheme) -> go.Figure:
             row=1,
             col=column,
         )
-        made.update_xaxes(title_text=title, nticks=4, tickangle=0, row=1, col=column)
+        made.update_xaxes(title_text=title, nticks=5, tickangle=0, row=1, col=column)
     made.update_yaxes(type="category", autorange="reversed", showticklabels=True, dtick=1, col=1)
     made.update_layout(template=template(scheme), hovermode="closest")
     return made

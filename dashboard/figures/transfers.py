@@ -247,7 +247,7 @@ def _by_student(rows, models, value, place, x_title, y_title, scheme, *, log=Fal
         )
         seen.add(label)
     if not made.data:
-        return nothing(f"Nothing known of: {x_title.lower()}" if taught else NO_ROWS, scheme)
+        return nothing(f"Not known: {x_title.lower()}" if taught else NO_ROWS, scheme)
     shapes = {models[row.student].family.value for row in taught if row.student in models}
     for family in FAMILIES:
         if family in shapes:

@@ -43,7 +43,7 @@ def layout(reads: Reads, view: View) -> Any:
     names = shown(job, curves.by_name(reads.metrics(job.id)))
     return [
         cards.page_title(
-            ": ".join(part for part in (job.kind.capitalize(), reads.subject(job)) if part),
+            ": ".join(part for part in (job_parts.kind_name(job.kind), reads.subject(job)) if part),
             f"Job {job.id}",
             dmc.Button("Cancel", id="job-cancel", variant="default"),
             dmc.Button("Retry", id="job-retry", variant="default"),

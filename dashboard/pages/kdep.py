@@ -128,29 +128,26 @@ def _teacher_cards(reads: Reads, view: View, scheme: Scheme) -> Any:
     ]
     most = kdep.MOST_CANDIDATES
     more = f"The {most} least compact of {len(found):,}; the CSV has all." if len(found) > most else ""
-    return html.Div(
-        [
-            cards.figure_card(
-                "kdep-candidates",
-                "Candidates",
-                "Diverse features teach better than tight classes: the least compact on top. Compactness is scatter "
-                "between classes over scatter within; of LogME more is better.",
-                height=kdep.teachers_height(found),
-                figure=kdep.teachers(found, scheme),
+    return [
+        cards.figure_card(
+            "kdep-candidates",
+            "Candidates",
+            "Diverse features teach better than tight classes: the least compact on top. Compactness is scatter "
+            "between classes over scatter within; of LogME more is better.",
+            height=kdep.teachers_height(found),
+            figure=kdep.teachers(found, scheme),
+        ),
+        cards.section(
+            "In numbers",
+            cards.table(
+                ("Model", "Family", "Compactness", "LogME", "Accuracy"),
+                rows,
+                label="Candidates for a teacher",
+                numeric=(2, 3, 4),
             ),
-            cards.section(
-                "In numbers",
-                cards.table(
-                    ("Model", "Family", "Compactness", "LogME", "Accuracy"),
-                    rows,
-                    label="Candidates for a teacher",
-                    numeric=(2, 3, 4),
-                ),
-                text=more,
-            ),
-        ],
-        className="two-columns",
-    )
+            text=more,
+        ),
+    ]
 
 
 def _candidates(reads: Reads, view: View) -> Any:
