@@ -105,6 +105,17 @@ def settle(page) -> None:
     page.wait_for_timeout(SETTLED_MS)
 
 
+def wrong_at(page, width: int) -> list[str]:
+    """What overlaps or is cut at a width, once its figures are drawn anew, for which a busy machine takes longer."""
+    page.set_viewport_size({"width": width, "height": 900})
+    for _ in range(6):
+        page.wait_for_timeout(SETTLED_MS)
+        found = page.evaluate(MEASURE)
+        if not found:
+            break
+    return found
+
+
 def test_every_page_at_every_width(page, zoo_service):
     """No text overlaps or is cut, and axe finds nothing serious."""
     axe = pytest.importorskip("axe_playwright_python", reason="axe is not installed")
@@ -116,9 +127,7 @@ def test_every_page_at_every_width(page, zoo_service):
         page.goto(path)
         settle(page)
         for width in WIDTHS:
-            page.set_viewport_size({"width": width, "height": 900})
-            page.wait_for_timeout(SETTLED_MS)
-            if found := page.evaluate(MEASURE):
+            if found := wrong_at(page, width):
                 wrong[f"{path} at {width}"] = found
         page.evaluate(script)
         if found := page.evaluate(AXE):

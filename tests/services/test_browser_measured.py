@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.services.browsing import Service, until
-from tests.services.test_browser_layout import AXE, MEASURE, SETTLED_MS, WIDTHS, settle
+from tests.services.test_browser_layout import AXE, WIDTHS, settle, wrong_at
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 COMMON = {"dataset": "digits", "split": "val", "subset": {"limit": 40}}
@@ -27,6 +28,11 @@ REMEM = {
     "student_augment": "none",
     **{f"information_{name}": value for name, value in INFORMATION.items()},
 }
+
+
+def newest(service: Service, kind: str) -> str:
+    found = httpx.get(f"{service.url}/api/v1/jobs", params={"kind": kind, "limit": 1}, timeout=60).json()
+    return found["items"][0]["id"]
 
 
 @pytest.fixture(scope="module")
@@ -106,20 +112,14 @@ def test_no_text_overlaps_or_is_cut_and_axe_is_content(page, measured):
     axe = pytest.importorskip("axe_playwright_python", reason="axe is not installed")
     script = (Path(axe.__file__).parent / "axe.min.js").read_text()
     wrong = {}
-    for path in ("/plane", "/expertness", "/neurons", "/kdep"):
+    jobs = [f"/jobs/{newest(measured, kind)}" for kind in ("remem", "kdep", "analysis")]
+    for path in ("/plane", "/expertness", "/neurons", "/kdep", *jobs):
         page.set_viewport_size({"width": WIDTHS[0], "height": 900})
         page.goto(path)
         settle(page)
-        page.wait_for_selector(".js-plotly-plot .main-svg")
+        page.wait_for_selector("#job-outcome table, .js-plotly-plot .main-svg")
         for width in WIDTHS:
-            page.set_viewport_size({"width": width, "height": 900})
-            # Figures are drawn anew for every width; a busy machine takes longer.
-            for _ in range(6):
-                page.wait_for_timeout(SETTLED_MS)
-                found = page.evaluate(MEASURE)
-                if not found:
-                    break
-            if found:
+            if found := wrong_at(page, width):
                 wrong[f"{path} at {width}"] = found
         page.evaluate(script)
         if found := page.evaluate(AXE):
