@@ -110,7 +110,11 @@ def attach(settings: Settings, store: Store, job: Job, *, json: bool, finish_it:
         else:
             raise_code = 0
     if raise_code:
-        note(f"{ended.kind} {ended.state}; its checkpoint, if it wrote one, stays: zoograft jobs resume {ended.id}")
+        if ended.kind == "study":
+            kept = f"what its jobs finished is kept: zoograft jobs retry {ended.id}, then zoograft worker"
+        else:
+            kept = f"its checkpoint, if it wrote one, stays: zoograft jobs resume {ended.id}, then zoograft worker"
+        note(f"{ended.kind} {ended.state}; {kept}")
         if json:
             print_json(ended)
         raise typer.Exit(raise_code)

@@ -121,6 +121,7 @@ def test_stopping_a_foreground_run_cancels_it(
     _, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert time.monotonic() - began < 20
+    assert f"zoograft jobs resume {running.id}" in err
     with sqlite_store.read() as connection:
         assert queries.job(connection, running.id).state == "cancelled"
     # Nothing of it is left.

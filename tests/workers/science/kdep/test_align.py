@@ -84,6 +84,33 @@ def test_a_linear_connector_is_a_1x1_convolution_of_the_map_and_then_pooling() -
     assert not torch.equal(LinearConnector(5, 8, seed=2).linear.weight, connector.linear.weight)
 
 
+def test_a_connector_to_a_wider_teacher_learns_the_directions_of_the_svd() -> None:
+    """P. Baldi and K. Hornik, Neural Networks 2 (1989): a linear bottleneck fitted by L2 spans the top singular vectors.
+
+    So a narrower student's convolution can hold nothing of the teacher that the student's feature does not hold too.
+    """
+    spread = torch.tensor([9.0, 6.0, 4.0, 3.0, 1.0, 0.8, 0.6, 0.4])
+    features = torch.randn(400, 8, generator=torch.Generator().manual_seed(0)) * spread
+    features = features @ torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(1))).Q
+    student = torch.nn.Linear(8, 4)
+    connector = LinearConnector(4, 8, seed=0)
+    weights = [*student.parameters(), *connector.parameters()]
+    optimizer = torch.optim.LBFGS(weights, max_iter=500, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = F.mse_loss(connector(student(features)), features)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)  # type: ignore[arg-type]
+    learnt = torch.linalg.qr(connector.linear.weight.detach()).Q
+    moments = FeatureMoments.empty(8)
+    moments.update(features)
+    components = FIXED_ALIGNERS["svd"](moments, 4, 0).weight.float()
+    assert torch.linalg.svdvals(learnt.T @ components).min() > 0.999
+
+
 def test_the_overhaul_connector_normalises() -> None:
     output = OverhaulConnector(5, 3)(torch.randn(64, 5) * 10 + 4)
     torch.testing.assert_close(output.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
