@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -28,56 +29,64 @@ ANALYSES: dict[str, tuple[str, str, str]] = {
 }
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a kind of job shows of its result, and where its reader may want to go: (text, address)."""
+
+    parts: Sequence[Any] = ()
+    links: Sequence[tuple[str, str]] = ()
+
+
 def outcome(reads: Reads, job: Job) -> Any:
     """What a finished job found: numbers, warnings, and where the student is."""
     if job.result is None:
         return None
     result = job.result
     drawn = KINDS.get(job.kind)
-    children = drawn(job, result) if drawn is not None else []
+    found = drawn(job, result) if drawn is not None else Outcome()
     links = [
         dmc.Anchor(f"Open the student: {name}", href=link("zoo", name), fw=600, className="open-student")
         for name in reads.made_models(job.id)
     ]
-    children += [
-        dmc.Text(f"Warning: {text}", className="warning-text", size="sm") for text in result.get("warnings") or ()
+    links += [dmc.Anchor(text, href=href) for text, href in found.links]
+    children = [
+        *found.parts,
+        *(dmc.Text(f"Warning: {text}", className="warning-text", size="sm") for text in result.get("warnings") or ()),
     ]
     if links:
         children.append(dmc.Group(links))
     whole = dmc.Code(to_json({k: v for k, v in result.items() if k != "provenance"})[:MOST_CHARACTERS], block=True)
     if not children:
         return cards.section("Result", whole)
-    shown = dmc.Stack(children, gap="md")
+    shown = dmc.Stack(children, gap="xs")
     return html.Div([cards.section("Result", shown), cards.folded("The whole result", whole)])
 
 
-def _transfer(job: Job, result: Mapping[str, Any]) -> list[Any]:
+def _transfer(job: Job, result: Mapping[str, Any]) -> Outcome:
     if "transfer_delta" not in result:
-        return []
-    children: list[Any] = [cards.number_row(_transfer_numbers(result))]
+        return Outcome()
+    links = []
     if result.get("teacher_names"):
         on = f"{result['dataset']}/{result['split']}"
-        pair = link("pairs", result["teacher_names"][0], result["student"], on=on)
-        children.append(dmc.Anchor("Back to the pair", href=pair))
-    return children
+        links.append(("Back to the pair", link("pairs", result["teacher_names"][0], result["student"], on=on)))
+    return Outcome([cards.number_row(_transfer_numbers(result))], links)
 
 
-def _finetune(job: Job, result: Mapping[str, Any]) -> list[Any]:
+def _finetune(job: Job, result: Mapping[str, Any]) -> Outcome:
     if not isinstance(result.get("accuracy"), float):
-        return []
-    return [cards.number_row([cards.number_card("Accuracy", formats.percent(result["accuracy"]))])]
+        return Outcome()
+    return Outcome([cards.number_row([cards.number_card("Accuracy", formats.percent(result["accuracy"]))])])
 
 
-def _scan(job: Job, result: Mapping[str, Any]) -> list[Any]:
-    return [*_flips(job, result), _scan_tables(result)]
+def _scan(job: Job, result: Mapping[str, Any]) -> Outcome:
+    return Outcome([_scan_tables(result)], _flips(job, result).links)
 
 
-def _flips(job: Job, result: Mapping[str, Any]) -> list[Any]:
-    pairs = link("pairs", on=f"{result.get('dataset')}/{result.get('split')}")
-    return [dmc.Anchor("Look at the pairs", href=pairs, fw=600)]
+def _flips(job: Job, result: Mapping[str, Any]) -> Outcome:
+    return Outcome(links=[("Look at the pairs", link("pairs", on=f"{result.get('dataset')}/{result.get('split')}"))])
 
 
-def _kdep(job: Job, result: Mapping[str, Any]) -> list[Any]:
+def _kdep(job: Job, result: Mapping[str, Any]) -> Outcome:
     found = KdepResult.model_validate({name: result[name] for name in KdepResult.model_fields if name in result})
     numbers = [
         cards.number_card(
@@ -95,7 +104,7 @@ def _kdep(job: Job, result: Mapping[str, Any]) -> list[Any]:
         )
         for one in found.alignments[:1]
     ]
-    children: list[Any] = []
+    tables: list[Any] = []
     if found.downstream is not None:
         average = found.downstream.average
         numbers.append(
@@ -113,27 +122,19 @@ def _kdep(job: Job, result: Mapping[str, Any]) -> list[Any]:
             ]
             for one in found.downstream.sets
         ]
-        children.append(
+        tables.append(
             cards.table(("Set", "Metric", "lr", "Test", "95 %"), rows, label="Downstream sets", numeric=(2, 3, 4))
         )
-    return [
-        cards.number_row(numbers),
-        *children,
-        dmc.Anchor("Beside the other runs", href="/kdep", fw=600),
-    ]
+    return Outcome([cards.number_row(numbers), *tables], [("Beside the other runs", "/kdep")])
 
 
-def _remem(job: Job, result: Mapping[str, Any]) -> list[Any]:
+def _remem(job: Job, result: Mapping[str, Any]) -> Outcome:
     found = RememResult.model_validate({name: result[name] for name in RememResult.model_fields if name in result})
-    return [
-        remem_parts.numbers(found),
-        remem_parts.settings_table(found.table),
-        *remem_parts.left_out(found),
-        dmc.Anchor("On the information plane", href=link("plane", of=str(job.id)), fw=600),
-    ]
+    parts = [remem_parts.numbers(found), remem_parts.settings_table(found.table), *remem_parts.left_out(found)]
+    return Outcome(parts, [("On the information plane", link("plane", of=str(job.id)))])
 
 
-def _analysis(job: Job, result: Mapping[str, Any]) -> list[Any]:
+def _analysis(job: Job, result: Mapping[str, Any]) -> Outcome:
     page, title, field = ANALYSES[job.spec["analysis"]]
     rows = [
         [
@@ -142,14 +143,12 @@ def _analysis(job: Job, result: Mapping[str, Any]) -> list[Any]:
         ]
         for one in result.get("items") or ()
     ]
-    return [
-        cards.table(("Model", *([title] if title else [])), rows, label="Models that were measured", numeric=(1,)),
-        *(
-            dmc.Text(f"{one['model']}: {one['message']}", className="warning-text", size="sm")
-            for one in result.get("failures") or ()
-        ),
-        dmc.Anchor("Look at it", href=page, fw=600),
+    failed = [
+        dmc.Text(f"{one['model']}: {one['message']}", className="warning-text", size="sm")
+        for one in result.get("failures") or ()
     ]
+    table = cards.table(("Model", *([title] if title else [])), rows, label="Models that were measured", numeric=(1,))
+    return Outcome([table, *failed], [("Look at it", page)])
 
 
 def _transfer_numbers(result: Mapping[str, Any]) -> list[dmc.Paper]:
@@ -201,7 +200,7 @@ def _scan_tables(result: Mapping[str, Any]) -> html.Div:
     return html.Div(parts)
 
 
-KINDS: dict[str, Callable[[Job, Mapping[str, Any]], list[Any]]] = {
+KINDS: dict[str, Callable[[Job, Mapping[str, Any]], Outcome]] = {
     "transfer": _transfer,
     "finetune": _finetune,
     "scan": _scan,
