@@ -298,6 +298,10 @@ def main() -> None:
         table = report([json.loads(line) for line in options.out.read_text().splitlines()])
         options.out.with_suffix(".json").write_text(json.dumps(table, indent=1))
         return
+    if "ZOOGRAFT_SHARED_DATA" not in os.environ:
+        parser.error(
+            "ZOOGRAFT_SHARED_DATA: not set; expected the folder with cifar10, caltech101 and imagenet-weights-timm"
+        )
     data = Path(os.environ["ZOOGRAFT_SHARED_DATA"])
     for method in options.methods:
         if method == "random":
