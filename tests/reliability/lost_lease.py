@@ -42,9 +42,7 @@ def _lose(lab: Lab, breaches: list[str]) -> float:
         raise RuntimeError("the job did not start")
     running = set(lab.job_processes())
     second = Driver(lab.store, worker="second")
-    second.expire(one)
-    second.reap()
-    claim = second.claimed(job_id=one)
+    claim = second.take_over(one)
     taken = time.monotonic()
     if not lab.until(lambda: not running & lab.alive().keys(), ENDED_S):
         breaches.append(f"{ENDED_S:.0f} s after its lease was lost a process still computes")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Connection, func, select, update
 
 from backend.domain.jobs import Cause, Job, JobState
 from backend.store import jobs
@@ -90,8 +90,16 @@ class Driver:
     def expire(self, job_id: UUID) -> None:
         """Let the lease have run out a second ago: what time would do."""
         with self.store.write() as connection:
-            leased = [job_table.c.id == job_id, job_table.c.lease_until.is_not(None)]
-            connection.execute(update(job_table).where(*leased).values(lease_until=db_now() - 1.0))
+            _expire(connection, job_id)
+
+    def take_over(self, job_id: UUID) -> Claim:
+        """Let a lease run out, reap it and claim its job, in one transaction: no heartbeat or worker comes between."""
+        with self.store.write() as connection:
+            _expire(connection, job_id)
+            jobs.reap(connection, retry=self.retry, guard_s=0.0, reachable_s=1e9)
+            claim = jobs.claim(connection, worker=self.worker, host="host-1", lease_s=LEASE_S, job_id=job_id)
+        assert claim is not None
+        return claim
 
     def get(self, job_id: UUID) -> Job:
         with self.store.read() as connection:
@@ -128,3 +136,8 @@ class Driver:
     def now(self) -> float:
         with self.store.read() as connection:
             return float(connection.scalar(select(db_now())) or 0.0)
+
+
+def _expire(connection: Connection, job_id: UUID) -> None:
+    leased = [job_table.c.id == job_id, job_table.c.lease_until.is_not(None)]
+    connection.execute(update(job_table).where(*leased).values(lease_until=db_now() - 1.0))
