@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,8 @@ from workers.lifecycle import RunningJob
 from workers.processes import CANCEL, DRAIN, die_with_parent, watch_parent
 
 log = structlog.get_logger()
+BLAMED_S = 3.0
+"""How long an error of rank 0 waits for the end of a rank that may be its cause."""
 
 
 class FollowingJob(RunningJob):
@@ -78,6 +81,7 @@ def gathered(job: RunningJob, claim: Mapping[str, Any], devices: Sequence[str]) 
     threads = _share_threads(len(devices))
     message = json.dumps({**claim, "devices": list(devices), "folder": str(folder), "threads": threads}).encode()
     helpers: list[subprocess.Popen[bytes]] = []
+    watchers: list[threading.Thread] = []
     ending = threading.Event()
     try:
         for rank in range(1, len(devices)):
@@ -89,12 +93,20 @@ def gathered(job: RunningJob, claim: Mapping[str, Any], devices: Sequence[str]) 
             with contextlib.suppress(BrokenPipeError), helper.stdin:
                 helper.stdin.write(message)
         for rank, helper in enumerate(helpers, start=1):
-            threading.Thread(
+            watcher = threading.Thread(
                 target=_watch, args=(rank, helper, folder, job.report, ending), name=f"rank-{rank}", daemon=True
-            ).start()
+            )
+            watcher.start()
+            watchers.append(watcher)
         ranks = Joined(folder, 0, devices)
         yield ranks
         ranks.leave()
+    except RuntimeError:
+        # A broken connection to a rank that is gone is not the cause: the rank's watcher tells that, and ends this.
+        until = time.monotonic() + BLAMED_S
+        while time.monotonic() < until and all(watcher.is_alive() for watcher in watchers):
+            time.sleep(0.05)
+        raise
     finally:
         ending.set()
         for helper in helpers:
