@@ -203,7 +203,7 @@ def known(student: Preprocessed, data: Path, folder: Path) -> dict[str, float]:
     archive = data / "cifar10" / "cifar10_sub_imagefolder.zip"
     point = find_feature_point(student.eval().model, (3, SIDE, SIDE))
     seen, unseen = (read(archive, split, SIDE)[0] for split in ("train", "test"))
-    teacher = teacher_outputs(seen, data, folder)["features"][: len(seen)].double()
+    teacher = teacher_outputs(seen, data, folder / "seen")["features"].double()
     teacher_unseen = teacher_outputs(unseen, data, folder / "unseen")["features"].double()
     centre = teacher.mean(0)
     components = torch.linalg.svd(teacher - centre, full_matrices=False).Vh[:96].T
@@ -212,10 +212,10 @@ def known(student: Preprocessed, data: Path, folder: Path) -> dict[str, float]:
         torch.cat(
             [
                 pre_activation_features(student.model, student.prepare(part.float() / 255), point)
-                for part in all.split(500)
+                for part in images.split(500)
             ]
         ).double()
-        for all in (seen, unseen)
+        for images in (seen, unseen)
     )
     centre, scale = x.mean(0), x.std(0).clamp_min(1e-6)
     x, x_unseen = (x - centre) / scale, (x_unseen - centre) / scale

@@ -41,11 +41,7 @@ def p_value(value: float | None) -> str:
     return "≈ 0" if value < 1e-300 else f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
 
 
-def whole(value: int | None) -> str:
-    return NONE if value is None else f"{value:,}"
-
-
-def whole_number(value: float | None) -> str:
+def whole(value: float | None) -> str:
     """2390.4 → 2,390"""
     return NONE if value is None else f"{value:,.0f}"
 

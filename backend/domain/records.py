@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -31,6 +32,9 @@ class Record(BaseModel):
     """An immutable fact. Unknown fields are errors, NaN and infinity are not numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+R = TypeVar("R", bound=Record)
 
 
 def canonical_json(value: Any) -> str:
@@ -63,3 +67,10 @@ def bad_input(error: ValidationError, prefix: str = "") -> BadInput:
 def iso(moment: datetime | None) -> str | None:
     """ISO 8601 in UTC with a Z, as every time we show."""
     return None if moment is None else moment.isoformat().replace("+00:00", "Z")
+
+
+def parted(record: type[R], values: Mapping[str, Any]) -> tuple[R, dict[str, Any]]:
+    """A record from its fields among `values` (a job's result, say), and the values beside them."""
+    known = {name: value for name, value in values.items() if name in record.model_fields}
+    rest = {name: value for name, value in values.items() if name not in record.model_fields}
+    return record.model_validate(known), rest

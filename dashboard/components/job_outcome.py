@@ -11,6 +11,7 @@ from dash import html
 
 from backend.domain.jobs import Job
 from backend.domain.kdep import KdepResult
+from backend.domain.records import parted
 from backend.domain.remem_results import RememResult
 from dashboard import formats
 from dashboard.components import cards, remem_parts
@@ -87,7 +88,7 @@ def _flips(job: Job, result: Mapping[str, Any]) -> Outcome:
 
 
 def _kdep(job: Job, result: Mapping[str, Any]) -> Outcome:
-    found = KdepResult.model_validate({name: result[name] for name in KdepResult.model_fields if name in result})
+    found, _ = parted(KdepResult, result)
     numbers = [
         cards.number_card(
             "Loss",
@@ -129,7 +130,7 @@ def _kdep(job: Job, result: Mapping[str, Any]) -> Outcome:
 
 
 def _remem(job: Job, result: Mapping[str, Any]) -> Outcome:
-    found = RememResult.model_validate({name: result[name] for name in RememResult.model_fields if name in result})
+    found, _ = parted(RememResult, result)
     parts = [remem_parts.numbers(found), remem_parts.settings_table(found.table), *remem_parts.left_out(found)]
     return Outcome(parts, [("On the information plane", link("plane", of=str(job.id)))])
 
@@ -186,7 +187,7 @@ def _scan_tables(result: Mapping[str, Any]) -> html.Div:
             dmc.Anchor(one["model"], href=link("zoo", one["model"]), size="sm"),
             formats.percent(one.get("accuracy")),
             formats.whole(one.get("n_samples")),
-            formats.whole_number(one.get("images_per_s")),
+            formats.whole(one.get("images_per_s")),
         ]
         for one in result.get("evaluated") or ()
     ]

@@ -142,7 +142,7 @@ def _scores(reads: Reads, model: Model) -> Any:
             if one.state == "ready"
             else html.Span("failed", className="state state-failed"),
             formats.whole(one.n_samples),
-            formats.whole_number(one.images_per_s),
+            formats.whole(one.images_per_s),
             one.reason or formats.moment(one.created_at),
         ]
         for one in found

@@ -18,7 +18,7 @@ from backend.domain.errors import NotFound
 from backend.domain.jobs import Job, JobState
 from backend.domain.kdep import CompactnessResult, EmbeddingResult, KdepResult, LogmeResult
 from backend.domain.pareto import pareto_front
-from backend.domain.records import Record, content_hash
+from backend.domain.records import Record, content_hash, parted
 from backend.domain.remem_results import CriticalityResult, ExpertnessResult, InformationResult, RememResult
 from backend.store.job_records import moment
 from backend.store.queries import jobs as job_queries
@@ -214,8 +214,7 @@ def remem(connection: Connection, id: UUID) -> tuple[RememResult, dict[str, Any]
     job = job_queries.job(connection, id)
     if job.kind != "remem" or job.result is None:
         raise NotFound("ReMem run", str(id), "the list has the runs that succeeded")
-    known, rest = _parted(RememResult, job.result)
-    return RememResult.model_validate(known), rest
+    return parted(RememResult, job.result)
 
 
 def kdep_runs(connection: Connection, dataset: str | None = None) -> list[tuple[Run, KdepResult]]:
@@ -223,8 +222,7 @@ def kdep_runs(connection: Connection, dataset: str | None = None) -> list[tuple[
     wanted = () if dataset is None else (_c.spec["dataset"].as_string() == dataset,)
     found = []
     for job in _finished(connection, "kdep", *wanted):
-        known, _ = _parted(KdepResult, job.result or {})
-        result = KdepResult.model_validate(known)
+        result, _ = parted(KdepResult, job.result or {})
         found.append((Run(job.id, result.model, job.finished_at), result))
     return found
 
@@ -239,12 +237,6 @@ def _remem_subject(spec: dict[str, Any]) -> str:
     student = spec.get("student")
     arrow = f" → {student}" if student else ""
     return f"{spec['model']}{arrow} on {spec['dataset']}"
-
-
-def _parted(record: type[Record], result: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fields of a record, and what a job's result says beside them."""
-    known = {name: value for name, value in result.items() if name in record.model_fields}
-    return known, {name: value for name, value in result.items() if name not in record.model_fields}
 
 
 def _conditions(result: Record) -> str:
